@@ -1,0 +1,372 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The HTTP API of llama-server in router mode: single calls, and one clear message for each way they can fail.
+
+Nothing here waits for a model: that is `_router_state`. A key is sent and never put into a message.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "url": {"type": "str", "default": "http://127.0.0.1:8012"},
+    "api_key": {"type": "str", "no_log": True},
+    "api_key_file": {"type": "path", "no_log": False},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_path": {"type": "path"},
+    "request_timeout": {"type": "int", "default": 10},
+}
+EXCLUSIVE = [("api_key", "api_key_file")]
+
+# What holds one of the router's slots: a sleeping model keeps its process, a loading one has it already.
+RUNNING = frozenset({"loading", "loaded", "sleeping"})
+
+
+class RouterError(Exception):
+    """What was wanted, what was found and what mends it, in one message for the operator."""
+
+
+class Unreachable(RouterError):
+    """No answer came. `transient` when a server that is just starting looks the same."""
+
+    def __init__(self, message: str, transient: bool) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class Refused(RouterError):
+    """The router answered with an error of its own, kept as `status` and `reason`."""
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of the router's list. `port` is the one of its latest process, 0 before the first."""
+
+    id: str
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    status: str
+    failed: bool
+    exit_code: int | None
+    source: str
+    options: Mapping[str, str]
+    port: int
+    modalities: tuple[str, ...]
+    meta: Mapping[str, Any]
+
+    @property
+    def running(self) -> bool:
+        return self.status in RUNNING
+
+    @property
+    def loads_on_startup(self) -> bool:
+        return self.options.get("load-on-startup") in ("on", "enabled", "true", "1")
+
+
+def read_key(path: str) -> str:
+    """The first key of a key file, as llama-server reads it: lines untrimmed, lines with a hash passed over."""
+    wanted = f"api_key_file: the first key in {path} is wanted"
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().decode("latin-1").split("\n")
+    except FileNotFoundError:
+        raise RouterError(f"{wanted}, there is no such file; deploy it first or correct the path") from None
+    except OSError as error:
+        raise RouterError(f"{wanted}, it cannot be read: {error.strerror}; run the task as root (become)") from None
+    key = next((line for line in lines if line.strip() and not line.startswith("#")), None)
+    if key is None:
+        raise RouterError(
+            f"{wanted}, the file holds none: llama-server starts without any authentication on such a file;"
+            " write one key a line and restart the router"
+        )
+    if key != key.rstrip():
+        raise RouterError(
+            f"{wanted}, its line ends in a blank or a carriage return: llama-server takes that for a part of the key"
+            " and no client can send it; write the line again without, and restart the router"
+        )
+    return key
+
+
+class Client:
+    """One router at `url` (scheme, host and port, no path). Each call is one request and returns what it answered.
+
+    `request_timeout` is in seconds and holds for connecting and for each read; the calls that the router answers
+    only when a model's process has ended take a `timeout` of their own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        validate_certs: bool = True,
+        ca_path: str | None = None,
+        request_timeout: float = 10,
+    ) -> None:
+        if request_timeout <= 0:
+            raise RouterError(f"request_timeout: a number of seconds above 0 was wanted, {request_timeout} was found")
+        self.url = _checked_url(url)
+        self.request_timeout = request_timeout
+        self._headers = {"Accept": "application/json"}
+        if key is not None:
+            self._headers["Authorization"] = "Bearer " + _checked_key(key)
+        handlers: list[urllib.request.BaseHandler] = [
+            # The router is asked directly, and the key goes to nobody that a proxy or a redirect names.
+            urllib.request.ProxyHandler({}),
+            _NoRedirect(),
+        ]
+        if self.url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=_tls_context(validate_certs, ca_path)))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Client:
+        """The client that a module's ARGUMENTS ask for; reads the key file."""
+        key = params["api_key"]
+        if params["api_key_file"]:
+            key = read_key(params["api_key_file"])
+        elif key is not None:
+            key = key.encode("utf-8").decode("latin-1")
+        return cls(params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"])
+
+    def healthy(self) -> bool:
+        """Whether the server is up; needs no key, says nothing about models. Raises for what waiting cannot mend."""
+        try:
+            self._call("GET", "/health")
+        except Unreachable as error:
+            if not error.transient:
+                raise
+            return False
+        except Refused:
+            return False
+        return True
+
+    def props(self) -> dict[str, Any]:
+        """What the router says of itself; raises RouterError when it is another kind of server."""
+        try:
+            props = self._call("GET", "/props")
+        except Refused as error:
+            if error.status == 404:
+                raise RouterError(self._not_a_router("GET /props is not known there")) from None
+            if error.status == 503:
+                raise RouterError(
+                    f"a llama-server that is ready was wanted at {self.url}, it answers: {error.reason}; wait for it"
+                ) from None
+            raise
+        if not isinstance(props, dict):
+            raise RouterError(self._not_a_router("GET /props answered something else"))
+        if props.get("role") != "router":
+            if "default_generation_settings" in props:
+                raise RouterError(
+                    f"a router was wanted at {self.url}, a llama-server with a single model answers"
+                    f" ({props.get('model_path') or 'unnamed'}); start it without --model and --hf-repo, and without"
+                    " LLAMA_ARG_MODEL and LLAMA_ARG_HF_REPO in its environment"
+                )
+            raise RouterError(self._not_a_router("GET /props names no role"))
+        return props
+
+    def models(self) -> list[Model]:
+        """The router's list, in its order. Loads and wakes nothing."""
+        return self._list("/models", self.request_timeout)
+
+    def reload(self, timeout: float) -> list[Model]:
+        """Make it read presets and folder again; answers when the models that this stops are gone."""
+        return self._list("/models?reload=1", timeout)
+
+    def load(self, model_id: str, timeout: float) -> None:
+        """Ask for a load; answers when a process is started, which at the limit is after another one has ended."""
+        self._call("POST", "/models/load", {"model": model_id}, timeout)
+
+    def unload(self, model_id: str) -> None:
+        self._call("POST", "/models/unload", {"model": model_id})
+
+    def answers(self, model_id: str) -> bool:
+        """Whether the process of a loaded model answers: on its way out it is still `loaded`, and does not."""
+        query = urllib.parse.urlencode({"model": model_id, "autoload": "false"})
+        try:
+            self._call("GET", "/props?" + query)
+        except Refused:
+            return False
+        return True
+
+    def _list(self, path: str, timeout: float) -> list[Model]:
+        try:
+            answer = self._call("GET", path, timeout=timeout)
+            return [_model(entry) for entry in answer["data"]]
+        except (KeyError, TypeError, ValueError):
+            raise RouterError(self._not_a_router(f"GET {path} answered another kind of list")) from None
+
+    def _call(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
+        request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with self._opener.open(request, timeout=timeout or self.request_timeout) as response:
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(method, path, error) from None
+        except urllib.error.URLError as error:
+            raise self._unreachable(error.reason, timeout or self.request_timeout) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error, timeout or self.request_timeout) from None
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise RouterError(self._not_a_router(f"{method} {path} answered {_kind(response.headers)}")) from None
+
+    def _refusal(self, method: str, path: str, error: urllib.error.HTTPError) -> RouterError:
+        try:
+            text = error.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as broken:
+            return self._unreachable(broken, self.request_timeout)
+        try:
+            reason = str(json.loads(text)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            if not text.startswith("proxy error"):  # how it says that a model's process broke off
+                found = f"{method} {path} answered {error.code} with {_kind(error.headers)}"
+                return RouterError(self._not_a_router(found))
+            reason = text
+        if error.code == 401:
+            sent = "the key that was sent is none of them" if "Authorization" in self._headers else "no key was sent"
+            return Refused(
+                f"the router at {self.url} wants an API key, {sent}; set api_key_file to its key file, or api_key to"
+                " one of its keys (it reads its key file only when it starts)",
+                error.code,
+                reason,
+            )
+        return Refused(f"the router at {self.url} refused {method} {path}: {reason}", error.code, reason)
+
+    def _unreachable(self, error: object, timeout: float) -> RouterError:
+        start = f"a llama-server was wanted at {self.url}, "
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Unreachable(
+                f"{start}its certificate is not trusted: {error.verify_message}; set ca_path to the certificate of the"
+                " authority that signed it, use the host name that it is made for, or turn validate_certs off",
+                transient=False,
+            )
+        if isinstance(error, ssl.SSLError):
+            return Unreachable(
+                f"{start}it does not speak TLS there ({error.reason}); use http:// in url, or give the server its"
+                " --ssl-key-file and --ssl-cert-file",
+                transient=False,
+            )
+        if isinstance(error, socket.gaierror):
+            return Unreachable(f"{start}that host name is not known: {error.strerror}; correct url", transient=False)
+        if isinstance(error, ConnectionRefusedError):
+            return Unreachable(
+                f"{start}nothing listens there; start the router (systemctl start llama-router) or correct url",
+                transient=True,
+            )
+        if isinstance(error, (TimeoutError, socket.timeout)):
+            tls = ", whether it speaks TLS there at all (else use http:// in url)" if "https:" in self.url else ""
+            return Unreachable(
+                f"{start}it did not answer within {timeout:g} s; see whether it hangs (journalctl -u llama-router)"
+                f"{tls}, or raise request_timeout",
+                transient=True,
+            )
+        if isinstance(error, (http.client.HTTPException, ConnectionError)):
+            return Unreachable(
+                f"{start}the connection was closed before an answer came ({type(error).__name__}); either it has just"
+                " stopped (journalctl -u llama-router), or the port speaks another protocol, for instance TLS: then"
+                " use https:// in url",
+                transient=True,
+            )
+        return Unreachable(f"{start}it cannot be reached: {error}; correct url or the network", transient=True)
+
+    def _not_a_router(self, found: str) -> str:
+        return (
+            f"a llama-server in router mode was wanted at {self.url}, {found}; correct url: it is the scheme, host and"
+            " port that the router listens on, without /v1"
+        )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None
+
+
+def _checked_url(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    try:
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or "@" in parts.netloc:
+        shown = url.rpartition("@")[2]  # what stands before it may be a password
+        raise RouterError(f"url: http://HOST:PORT or https://HOST:PORT was wanted, {shown!r} was found")
+    return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    if not key.strip() or key != key.rstrip() or any(ord(char) < 32 or ord(char) == 127 for char in key):
+        raise RouterError(
+            "api_key: a key of one line was wanted, it is empty, ends in a blank or holds a control character"
+            " (a newline read along with it?)"
+        )
+    return key
+
+
+def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
+    try:
+        folder = ca_path is not None and os.path.isdir(ca_path)
+        context = ssl.create_default_context(
+            cafile=None if folder else ca_path,
+            capath=ca_path if folder else None,
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise RouterError(
+            f"ca_path: certificates in PEM form were wanted in {ca_path}, they cannot be read: {error}"
+        ) from None
+    if not validate_certs:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _kind(headers: Any) -> str:
+    kind = str(headers.get("Content-Type") or "nothing").partition(";")[0]
+    return "a web page" if kind == "text/html" else f"{kind}, no JSON"
+
+
+def _model(entry: Any) -> Model:
+    status = entry["status"]
+    args = [str(word) for word in status.get("args", [])]
+    port = args[args.index("--port") + 1] if "--port" in args[:-1] else "0"
+    return Model(
+        id=str(entry["id"]),
+        aliases=tuple(str(alias) for alias in entry.get("aliases", [])),
+        tags=tuple(str(tag) for tag in entry.get("tags", [])),
+        status=str(status["value"]),
+        failed=bool(status.get("failed", False)),
+        exit_code=status.get("exit_code"),
+        source=str(entry.get("source", "")),
+        options=_options(status.get("preset") or ""),
+        port=int(port),
+        modalities=tuple(str(kind) for kind in entry.get("architecture", {}).get("input_modalities", [])),
+        meta=entry.get("meta") or {},
+    )
+
+
+def _options(preset: str) -> dict[str, str]:
+    """The options of the section that the router prints for a model, as `key = value` lines below its `[name]`."""
+    lines = (line.partition(" = ") for line in preset.split("\n") if not line.startswith("["))
+    return {key: value for key, equals, value in lines if equals}

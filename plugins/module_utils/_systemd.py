@@ -1,0 +1,99 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One systemd unit, through systemctl and journalctl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# Runs a command without a shell and answers (exit status, stdout, stderr); 127 when it is not there.
+Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+
+def runner(run_command: Callable[..., tuple[int, str, str]]) -> Run:
+    """Ansible's `run_command` as a Run: a command that is not there is a status, not the end of the module."""
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        try:
+            return run_command(list(argv), handle_exceptions=False)
+        except OSError as error:
+            return 127, "", str(error)
+
+    return run
+
+
+_PROPERTIES = ("LoadState", "ActiveState", "SubState", "NeedDaemonReload", "MainPID")
+
+
+class UnitError(Exception):
+    """systemd refused, in one message for the operator."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """`active` is systemd's ActiveState, `sub` its SubState; `main_pid` is 0 when nothing runs."""
+
+    loaded: str
+    active: str
+    sub: str
+    needs_daemon_reload: bool
+    main_pid: int
+
+    @property
+    def up(self) -> bool:
+        return self.active in ("active", "reloading", "refreshing")
+
+
+class Unit:
+    def __init__(self, run: Run, name: str) -> None:
+        self._run = run
+        self.name = name
+
+    def state(self) -> UnitState:
+        output = self._systemctl("show", self.name, "--property=" + ",".join(_PROPERTIES))
+        found = dict(line.partition("=")[::2] for line in output.splitlines())
+        missing = [name for name in _PROPERTIES if name not in found]
+        if missing:
+            raise UnitError(f"systemctl show {self.name} names no {', '.join(missing)}; is this systemd?")
+        return UnitState(
+            loaded=found["LoadState"],
+            active=found["ActiveState"],
+            sub=found["SubState"],
+            needs_daemon_reload=found["NeedDaemonReload"] == "yes",
+            main_pid=int(found["MainPID"] or 0),
+        )
+
+    def daemon_reload(self) -> None:
+        self._systemctl("daemon-reload")
+
+    def reset_failed(self) -> None:
+        """Forget earlier failures and starts, so that the unit's start limit does not count them."""
+        self._systemctl("reset-failed", self.name)
+
+    def restart(self) -> None:
+        """Start it, also out of a pause between two tries, which a plain start would sit out."""
+        self._systemctl("restart", self.name)
+
+    def journal(self, since: float, prefix: str = "", lines: int = 50) -> list[str]:
+        """Its last `lines` of output since a time (seconds since the epoch) that begin with `prefix`.
+
+        Nothing where there is no journal, or none that this user may read.
+        """
+        argv = ["journalctl", "--unit", self.name, "--since", f"@{int(since)}", "--lines", "500"]
+        status, output, _errors = self._run([*argv, "--output", "cat", "--no-pager", "--quiet"])
+        if status != 0:
+            return []
+        found = [line[len(prefix) :].strip() for line in output.splitlines() if line.startswith(prefix)]
+        return [line for line in found if line][-lines:]
+
+    def _systemctl(self, *args: str) -> str:
+        status, output, errors = self._run(["systemctl", *args])
+        if status == 127:
+            raise UnitError("systemctl was wanted, this host has none; the service needs a systemd host")
+        if status != 0:
+            said = " ".join((errors.strip() or output.strip() or f"exit status {status}").split())
+            raise UnitError(f"systemctl {' '.join(args)} failed: {said}")
+        return output

@@ -1,0 +1,197 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A double of systemctl and journalctl for one simple service, on machines where systemd is not PID 1.
+
+It runs the unit's real command. As strict as systemd where router_service could be careless: an unknown verb or option
+is an error, a changed unit file counts only after daemon-reload, a unit that was started too often starts only after
+reset-failed, RuntimeDirectory goes at each stop, a crash with Restart=on-failure is `activating (auto-restart)`.
+
+Its first argument is `systemctl` or `journalctl`; SYSTEMD_DOUBLE names the folder of its state: NAME.service (the unit
+file), calls (each call, a line).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HOME = Path(os.environ["SYSTEMD_DOUBLE"])
+IDLE = {"active": "inactive", "sub": "dead", "pid": 0, "supervisor": 0, "read": None, "starts": []}
+
+
+def fail(message: str, status: int = 1) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+class Service:
+    def __init__(self, name: str) -> None:
+        if not name.endswith(".service"):
+            fail(f"double: name the unit with its suffix, not {name}")
+        self.name = name
+        self.file = HOME / name
+        self.memory = HOME / f"{name}.json"
+        self.journal = HOME / f"{name}.journal"
+
+    # --- what is known ---
+
+    def remembered(self) -> dict[str, Any]:
+        return json.loads(self.memory.read_text()) if self.memory.exists() else dict(IDLE)
+
+    def remember(self, **changes: Any) -> None:
+        beside = self.memory.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps({**self.remembered(), **changes}))
+        beside.rename(self.memory)
+
+    def text(self) -> str | None:
+        """The unit as systemd has read it; it reads a unit that it does not know yet by itself."""
+        read = self.remembered()["read"]
+        if read is None and self.file.exists():
+            read = self.file.read_text()
+            self.remember(read=read)
+        return read
+
+    def setting(self, key: str) -> list[str]:
+        lines = (line.partition("=") for line in (self.text() or "").splitlines())
+        return [value for name, _equals, value in lines if name == key]
+
+    def properties(self) -> dict[str, str]:
+        text = self.text()
+        now = self.remembered()
+        return {
+            "LoadState": "not-found" if text is None else "loaded",
+            "ActiveState": now["active"],
+            "SubState": now["sub"],
+            "NeedDaemonReload": "yes" if text is not None and text != self.file.read_text() else "no",
+            "MainPID": str(now["pid"]),
+        }
+
+    # --- verbs ---
+
+    def restart(self) -> None:
+        if self.text() is None:
+            fail(f"Failed to restart {self.name}: Unit {self.name} not found.", 5)
+        if self.properties()["NeedDaemonReload"] == "yes":
+            print(
+                f"Warning: The unit file of {self.name} changed on disk. Run 'systemctl daemon-reload'.",
+                file=sys.stderr,
+            )
+        self.stop()
+        starts = [moment for moment in self.remembered()["starts"] if time.time() - moment < 10]
+        if len(starts) >= 5:
+            self.remember(active="failed", sub="failed")
+            fail(f"Job for {self.name} failed.\nstart request repeated too quickly")
+        self.remember(starts=[*starts, time.time()], active="activating", sub="start-pre")
+        if not self.prepare():
+            self.remember(active="failed", sub="failed")
+            fail(f"Job for {self.name} failed because the control process exited with error code.")
+        if os.fork() == 0:
+            self.supervise()
+        while self.remembered()["sub"] == "start-pre":
+            time.sleep(0.01)
+
+    def prepare(self) -> bool:
+        for folder in self.setting("RuntimeDirectory"):
+            (HOME / "run" / folder).mkdir(parents=True)
+        for command in self.setting("ExecStartPre"):
+            done = subprocess.run(
+                command, shell=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            with self.journal.open("a") as journal:
+                print(*(f"{time.time()} {line}" for line in done.stdout.splitlines()), sep="\n", file=journal)
+            if done.returncode != 0:
+                return False
+        return True
+
+    def supervise(self) -> None:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        argv = self.setting("ExecStart")[0].split()
+        while True:
+            process = subprocess.Popen(argv, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+            self.remember(active="active", sub="running", pid=process.pid, supervisor=os.getpid())
+            assert process.stdout
+            with self.journal.open("a") as journal:
+                for line in process.stdout:
+                    print(time.time(), line, end="", file=journal, flush=True)
+            status = process.wait()
+            self.clear()
+            if status == 0 or self.remembered()["sub"] == "stop-sigterm":
+                self.remember(active="inactive", sub="dead", pid=0, supervisor=0)
+                os._exit(0)
+            self.remember(active="activating", sub="auto-restart", pid=0)
+            time.sleep(float(self.setting("RestartSec")[0]))
+            if not self.prepare():
+                self.remember(active="failed", sub="failed", supervisor=0)
+                os._exit(0)
+
+    def stop(self) -> None:
+        now = self.remembered()
+        if not now["supervisor"]:
+            return
+        self.remember(active="deactivating", sub="stop-sigterm")
+        if now["pid"]:
+            os.kill(now["pid"], signal.SIGTERM)
+            while self.remembered()["supervisor"]:
+                time.sleep(0.01)
+        else:
+            os.kill(now["supervisor"], signal.SIGKILL)
+            self.remember(active="inactive", sub="dead", supervisor=0)
+
+    def clear(self) -> None:
+        for folder in self.setting("RuntimeDirectory"):
+            shutil.rmtree(HOME / "run" / folder, ignore_errors=True)
+
+
+def systemctl(args: list[str]) -> None:
+    with (HOME / "calls").open("a") as calls:
+        print(*args, file=calls)
+    if args == ["daemon-reload"]:
+        for file in HOME.glob("*.service"):
+            Service(file.name).remember(read=file.read_text())
+        return
+    verb, name, *options = args
+    service = Service(name)
+    if verb == "show" and len(options) == 1 and options[0].startswith("--property="):
+        found = service.properties()
+        for key in options[0].partition("=")[2].split(","):
+            print(f"{key}={found[key]}")
+    elif verb == "reset-failed" and not options:
+        failed = service.remembered()["active"] == "failed"
+        service.remember(starts=[], **({"active": "inactive", "sub": "dead"} if failed else {}))
+    elif verb in ("restart", "stop") and not options:
+        getattr(service, verb)()
+    else:
+        fail(f"Unknown command verb or option: {' '.join(args)}")
+
+
+def journalctl(args: list[str]) -> None:
+    known = {"--unit": "", "--since": "", "--lines": "", "--output": ""}
+    words = iter(args)
+    for word in words:
+        if word in known:
+            known[word] = next(words)
+        elif word not in ("--no-pager", "--quiet"):
+            fail(f"journalctl: unrecognized option '{word}'")
+    if known["--output"] != "cat" or not known["--since"].startswith("@"):
+        fail("double: --output cat and --since @SECONDS alone are known")
+    with contextlib.suppress(FileNotFoundError):
+        written = Service(known["--unit"]).journal.read_text().splitlines()
+        entries = [line.split(" ", 1) for line in written if line]
+        lines = [text for moment, text in entries if float(moment) >= float(known["--since"][1:])]
+        print("\n".join(lines[-int(known["--lines"]) :]))
+
+
+if __name__ == "__main__":
+    {"systemctl": systemctl, "journalctl": journalctl}[sys.argv[1]](sys.argv[2:])

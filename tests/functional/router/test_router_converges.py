@@ -1,0 +1,414 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""router_service with a double of systemd that runs the real llama-server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, read_key
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import Router
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit
+from router_server import LLAMA_SERVER, Call, free_port, section, wait_until
+
+UNIT = "llama-router.service"
+DOUBLE = Path(__file__).with_name("systemd_double.py")
+
+
+class Killed(BaseException):
+    """Stands for the end of a run that nothing can catch."""
+
+
+class Host:
+    """One guest: the unit, its files, its models."""
+
+    def __init__(self, folder: Path, models: Path, call: Call) -> None:
+        self.folder = folder
+        self.models = models
+        self.call = call
+        self.unit = folder / UNIT
+        self.presets = folder / "models.ini"
+        self.keys = folder / "api-keys"
+        self.folder_of_models = folder / "models"
+        self.applied = folder / "run" / "llama-router" / "applied"
+        self.pending = folder / "pending.json"
+        self.port = free_port()
+        self.folder_of_models.mkdir()
+        self.keys.write_text("test-key-1\n")
+        self.write_presets(alpha={}, beta={}, gamma={})
+        self.write_unit()
+
+    def write_unit(self, limit: int = 2, extra: str = "") -> None:
+        files = f"{self.presets} {self.unit} {self.keys}"
+        self.unit.write_text(
+            "[Service]\n"
+            "RuntimeDirectory=llama-router\n"
+            f"ExecStartPre=sha256sum {files} > {self.applied}\n"
+            f"ExecStart={LLAMA_SERVER} --host 127.0.0.1 --port {self.port} --api-key-file {self.keys}"
+            f" --models-preset {self.presets} --models-dir {self.folder_of_models} --models-max {limit}\n"
+            "Restart=on-failure\nRestartSec=30\n" + extra
+        )
+
+    def write_presets(self, **sections: dict[str, str]) -> None:
+        files = {"delta": "alpha"}
+        texts = (section(name, self.models / f"{files.get(name, name)}.gguf", **o) for name, o in sections.items())
+        self.presets.write_text("".join(texts))
+
+    def converge(self, check: bool = False, **params: Any) -> dict[str, Any]:
+        defaults = {
+            "presets": str(self.presets),
+            "models_dir": str(self.folder_of_models),
+            "watch": [str(self.unit), str(self.keys)],
+            "applied": str(self.applied),
+            "pending": str(self.pending),
+            "url": f"http://127.0.0.1:{self.port}",
+            "api_key_file": str(self.keys),
+            "timeout": 20,
+            "load_timeout": 20,
+        }
+        return self.call("router_service", check=check, **{**defaults, **params})
+
+    @property
+    def client(self) -> Client:
+        return Client(f"http://127.0.0.1:{self.port}", read_key(str(self.keys)))
+
+    def status(self) -> dict[str, str]:
+        return {model.id: model.status for model in self.client.models()}
+
+    def loaded(self) -> list[str]:
+        return [name for name, status in self.status().items() if status == "loaded"]
+
+    def load(self, *names: str) -> None:
+        Router(self.client).load(names, 20)
+
+    def pid(self) -> int:
+        return int(json.loads((self.folder / f"{UNIT}.json").read_text())["pid"])
+
+    def calls(self) -> list[str]:
+        """What systemctl was asked for since the last time."""
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.write_text("")
+        return [line.split()[0] for line in lines]
+
+
+@pytest.fixture
+def host(tmp_path: Path, models: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    (tmp_path / "bin").mkdir()
+    for name in ("systemctl", "journalctl"):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {DOUBLE} {name} "$@"\n')
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setenv("SYSTEMD_DOUBLE", str(tmp_path))
+    yield Host(tmp_path, models, call)
+    subprocess.run(["systemctl", "stop", UNIT], check=True)
+
+
+def test_from_nothing(host: Host) -> None:
+    host.unit.rename(host.folder / "later")
+    host.keys.rename(host.folder / "later-keys")
+    seen = host.converge(check=True)  # as in a check mode run of everything on a bare guest
+    assert (seen["changed"], seen["action"]) == (True, "start")
+    refused = host.converge(api_key_file=None)
+    assert "systemd says not-found" in refused["msg"]
+    (host.folder / "later").rename(host.unit)
+    (host.folder / "later-keys").rename(host.keys)
+
+    done = host.converge()
+    assert (done["changed"], done["action"], done["loaded"]) == (True, "start", [])
+    assert host.status() == dict.fromkeys(("alpha", "beta", "gamma"), "unloaded")
+
+
+def test_nothing_to_do_is_one_look(host: Host) -> None:
+    host.converge()
+    host.load("alpha")
+    pid = host.pid()
+    host.calls()
+    for check in (True, False):
+        done = host.converge(check=check)
+        assert (done["changed"], done["action"], done["changed_files"]) == (False, "none", [])
+        assert host.calls() == ["show"]
+    assert (host.pid(), host.loaded()) == (pid, ["alpha"])
+    assert not host.pending.exists()
+
+
+def test_other_presets_are_a_reload(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_presets(alpha={"ctx_size": "128"}, beta={}, delta={})
+    pid = host.pid()
+    seen = host.converge(check=True)
+    assert (seen["changed"], seen["action"], seen["changed_files"]) == (True, "reload", [str(host.presets)])
+    assert set(host.status()) == {"alpha", "beta", "gamma"}
+
+    done = host.converge()
+    assert (done["action"], done["changed_files"]) == ("reload", [str(host.presets)])
+    assert done["stopped"] == ["alpha"]
+    assert done["loaded"] == ["alpha", "beta"]
+    assert host.status() == {"alpha": "loaded", "beta": "loaded", "delta": "unloaded"}
+    assert host.pid() == pid
+    assert not host.pending.exists()
+    assert not host.converge()["changed"]
+
+
+def test_a_model_that_is_gone_is_said(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_presets(beta={})
+    done = host.converge()
+    assert (done["stopped"], done["loaded"]) == (["alpha"], ["beta"])
+    assert done["warnings"] == ["alpha ran before, the router does not know it any more"]
+    assert not host.converge()["changed"]
+
+
+def test_a_new_alias_of_a_running_model(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_presets(alpha={"alias": "one, eins"}, beta={}, gamma={})
+    done = host.converge()
+    assert (done["action"], done["stopped"], done["loaded"]) == ("reload", ["alpha"], ["alpha", "beta"])
+    assert sorted(host.client.models()[0].aliases) == ["eins", "one"]
+    assert host.loaded() == ["alpha", "beta"]
+    assert not host.converge()["changed"]
+
+
+def test_presets_that_the_router_refuses(host: Host) -> None:
+    host.converge()
+    host.load("alpha")
+    host.presets.write_text("[alpha]\nfrob = 1\n")
+    for _time in range(2):
+        done = host.converge()
+        assert done["failed"]
+        assert not done["changed"]
+        assert "option 'frob' not recognized" in done["msg"]
+        assert host.loaded() == ["alpha"]
+        assert not host.pending.exists()
+    host.write_presets(alpha={}, beta={}, gamma={})
+    assert not host.converge()["changed"]
+
+
+def test_another_file_in_the_models_folder(host: Host) -> None:
+    host.converge()
+    host.load("alpha")
+    shutil.copy(host.models / "beta.gguf", host.folder_of_models / "new.gguf")
+    for name in ("mmproj-new.gguf", "mtp-new.gguf", "new.GGUF", "new.gguf.part"):
+        shutil.copy(host.models / "broken.gguf", host.folder_of_models / name)
+    seen = host.converge(check=True)
+    assert (seen["action"], seen["changed_files"]) == ("reload", [str(host.folder_of_models)])
+    done = host.converge()
+    assert (done["changed"], done["action"], done["stopped"]) == (True, "reload", [])
+    assert set(host.status()) == {"alpha", "beta", "gamma", "new"}
+    assert not host.converge()["changed"]
+
+    folder = host.folder_of_models / "shards"
+    folder.mkdir()
+    (host.folder_of_models / "new.gguf").rename(folder / "new-00001-of-00002.gguf")
+    (host.folder_of_models / "dangling.gguf").symlink_to("nowhere.gguf")
+    assert host.converge()["changed"]
+    assert set(host.status()) == {"alpha", "beta", "gamma", "shards"}
+    assert not host.converge()["changed"]
+
+
+def test_another_unit_is_a_restart(host: Host) -> None:
+    host.converge()
+    host.load("beta", "alpha")
+    host.write_unit(limit=3)
+    pid = host.pid()
+    seen = host.converge(check=True)
+    assert (seen["action"], seen["changed_files"], seen["stopped"]) == ("restart", [str(host.unit)], ["alpha", "beta"])
+    assert (host.pid(), host.loaded()) == (pid, ["alpha", "beta"])
+    host.calls()
+    done = host.converge()
+    assert (done["action"], done["stopped"], done["loaded"]) == ("restart", ["alpha", "beta"], ["alpha", "beta"])
+    assert host.calls()[:4] == ["show", "daemon-reload", "reset-failed", "restart"]
+    assert host.client.props()["max_instances"] == 3
+    assert host.loaded() == ["alpha", "beta"]
+    assert host.pid() != pid
+    assert not host.converge()["changed"]
+
+
+def test_a_lower_limit(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_unit(limit=1)
+    done = host.converge()
+    assert (done["stopped"], done["loaded"]) == (["alpha", "beta"], ["alpha"])
+    assert done["warnings"] == ["beta ran before, there is no room within the limit of 1"]
+    assert not host.converge()["changed"]
+
+
+def test_what_loads_at_start_keeps_its_slot(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_presets(alpha={}, beta={}, gamma={"load_on_startup": "true"})
+    host.write_unit(extra="# changed\n")
+    done = host.converge()
+    assert (done["action"], done["loaded"]) == ("restart", ["alpha"])
+    assert done["warnings"] == ["beta ran before, there is no room within the limit of 2"]
+    wait_until(lambda: host.loaded() == ["alpha", "gamma"])
+
+
+def test_another_key(host: Host) -> None:
+    """The router that runs knows only the old key, and what it runs is loaded again all the same."""
+    host.converge()
+    host.load("alpha", "gamma")
+    host.keys.write_text("test-key-2\n")
+    assert host.converge(check=True)["stopped"] == ["alpha", "gamma"]
+    done = host.converge()
+    assert (done["action"], done["changed_files"]) == ("restart", [str(host.keys)])
+    assert done["loaded"] == ["alpha", "gamma"] == host.loaded()
+    assert not host.converge()["changed"]
+
+
+def test_restarted_on_demand(host: Host) -> None:
+    host.converge()
+    host.load("alpha")
+    pid = host.pid()
+    done = host.converge(state="restarted")
+    assert (done["changed"], done["action"], done["loaded"]) == (True, "restart", ["alpha"])
+    assert host.pid() != pid
+
+
+def test_a_crash_and_a_reboot_in_between(host: Host) -> None:
+    host.converge()
+    os.kill(host.pid(), signal.SIGKILL)
+    wait_until(lambda: not host.client.healthy())
+    done = host.converge()  # the pause of 30 s between two tries is not sat out
+    assert done["action"] == "start"
+    assert not host.converge()["changed"]
+    subprocess.run(["systemctl", "stop", UNIT], check=True)
+    assert host.converge()["action"] == "start"
+    assert not host.converge()["changed"]
+
+
+def test_a_record_that_is_gone(host: Host) -> None:
+    host.converge()
+    host.load("alpha")
+    host.applied.unlink()
+    done = host.converge()
+    assert (done["action"], done["changed_files"], done["loaded"]) == ("restart", [str(host.applied)], ["alpha"])
+    assert not host.converge()["changed"]
+
+
+def test_a_unit_that_does_not_record_everything(host: Host) -> None:
+    done = host.converge(watch=[str(host.unit), str(host.keys), __file__])
+    assert done["failed"]
+    assert f"there is no line for {__file__}" in done["msg"]
+
+
+def test_a_router_that_does_not_come_up(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.presets.write_text("[alpha\n")
+    host.write_unit(extra="# changed\n")
+    done = host.converge()
+    assert done["failed"]
+    assert done["changed"]
+    assert "(activating, auto-restart)" in done["msg"]
+    assert "failed to initialize router models" in done["msg"]
+    assert "correct the presets" in done["msg"]
+    assert json.loads(host.pending.read_text()) == ["alpha", "beta"]
+
+    host.write_presets(alpha={}, beta={}, gamma={})
+    done = host.converge()
+    assert (done["action"], done["loaded"]) == ("start", ["alpha", "beta"])
+    assert host.loaded() == ["alpha", "beta"]
+    assert not host.converge()["changed"]
+
+
+def test_a_unit_that_was_started_too_often(host: Host) -> None:
+    host.presets.write_text("[alpha\n")
+    for _time in range(6):
+        assert "failed to initialize router models" in host.converge()["msg"]
+    host.write_presets(alpha={}, beta={}, gamma={})
+    assert host.converge()["action"] == "start"
+
+
+def test_a_start_command_that_fails(host: Host) -> None:
+    host.keys.rename(host.folder / "later")
+    done = host.converge(api_key_file=None)
+    assert done["failed"]
+    assert "failed because the control process exited with error code" in done["msg"]
+    assert "sha256sum: " in done["msg"]
+    (host.folder / "later").rename(host.keys)
+    assert host.converge()["action"] == "start"
+
+
+def test_a_port_that_another_process_has(host: Host) -> None:
+    with subprocess.Popen([str(LLAMA_SERVER), "--host", "127.0.0.1", "--port", str(host.port)]) as squatter:
+        try:
+            wait_until(host.client.healthy)
+            done = host.converge()
+        finally:
+            squatter.terminate()
+    assert done["failed"]
+    assert not done["changed"]
+    assert "another process has its port" in done["msg"]
+    assert host.converge()["action"] == "start"
+
+
+@pytest.mark.parametrize("moment", ["pending written", "reloaded", "restarted", "loaded one"])
+@pytest.mark.parametrize("what", ["presets", "unit"])
+def test_killed_at_any_moment(host: Host, monkeypatch: pytest.MonkeyPatch, moment: str, what: str) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    if what == "presets":
+        host.write_presets(alpha={"ctx_size": "128"}, beta={"ctx_size": "128"}, gamma={})
+    else:
+        host.write_unit(limit=3)
+
+    def dies_after(function: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            function(*args, **kwargs)
+            raise Killed
+
+        return run
+
+    place, name = {
+        "pending written": (_router_files, "write_pending"),
+        "reloaded": (Router, "reload"),
+        "restarted": (Unit, "restart"),
+        "loaded one": (Router, "load"),
+    }[moment]
+    passed = (moment, what) in (("reloaded", "unit"), ("restarted", "presets"))
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, dies_after(getattr(place, name)))
+        if passed:
+            host.converge()
+        else:
+            with pytest.raises(Killed):
+                host.converge()
+    done = host.converge()
+    assert done["changed"] is not passed
+    wait_until(lambda: host.loaded() == ["alpha", "beta"])
+    assert host.client.props()["max_instances"] == (2 if what == "presets" else 3)
+    assert host.client.models()[0].options.get("ctx-size") == ("128" if what == "presets" else None)
+    assert not host.converge()["changed"]
+    assert not host.pending.exists()
+
+
+def test_a_model_that_fails_to_load_again(host: Host) -> None:
+    host.converge()
+    host.load("alpha", "beta")
+    host.write_presets(alpha={"threads": "lots"}, beta={"ctx_size": "128"}, gamma={})  # accepted, until it loads
+    for _time in range(2):
+        done = host.converge()
+        assert done["failed"]
+        assert "alpha was wanted loaded, its process ended with exit code 1" in done["msg"]
+        assert "lots" in done["msg"] or "stoi" in done["msg"]
+        assert host.loaded() == ["beta"]
+    host.write_presets(alpha={}, beta={"ctx_size": "128"}, gamma={})
+    assert host.converge()["loaded"] == ["alpha", "beta"]
+    assert not host.converge()["changed"]

@@ -1,0 +1,138 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
+
+
+def test_digests(tmp_path: Path) -> None:
+    file, none = tmp_path / "file", tmp_path / "none"
+    file.write_bytes(b"x" * 3_000_000)
+    assert _router_files.digests([str(file), str(none)]) == {
+        str(file): hashlib.sha256(file.read_bytes()).hexdigest(),
+        str(none): None,
+    }
+    with pytest.raises(RouterError, match="Is a directory"):
+        _router_files.digests([str(tmp_path)])
+
+
+def test_the_record_is_what_sha256sum_writes(tmp_path: Path) -> None:
+    files = [tmp_path / "models.ini", tmp_path / "with a  blank"]
+    for file in files:
+        file.write_text(file.name)
+    record = tmp_path / "applied"
+    with record.open("wb") as out:
+        subprocess.run(["sha256sum", *files], stdout=out, check=True)
+    names = [str(file) for file in files]
+    assert _router_files.read_applied(str(record)) == _router_files.digests(names)
+    assert _router_files.read_applied(str(tmp_path / "none")) is None
+
+    files[0].write_text("changed")
+    record.chmod(0o640)
+    _router_files.amend_applied(str(record), _router_files.digests(names[:1]))
+    assert subprocess.run(["sha256sum", "--check", "--strict", record], check=False).returncode == 0
+    assert record.stat().st_mode & 0o777 == 0o640
+    _router_files.amend_applied(str(record), {names[0]: None})
+    assert list(_router_files.read_applied(str(record)) or {}) == names[1:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["applied", "models.ini", "with a  blank"]
+
+
+def test_a_record_that_is_none(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{'x' * 80}\n{'a' * 64}  /file\n{'A' * 64}  /upper\n\n{'a' * 64}  relative\n")
+    assert _router_files.read_applied(str(secret)) == {"/file": "a" * 64}
+    link = tmp_path / "applied"
+    link.symlink_to(secret)
+    with pytest.raises(RouterError, match="was wanted readable"):
+        _router_files.read_applied(str(link))
+
+
+def test_pending(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "pending.json"
+    assert _router_files.read_pending(str(file)) == []
+    _router_files.write_pending(str(file), ["b", "ä"])
+    assert _router_files.read_pending(str(file)) == ["b", "ä"]
+    _router_files.write_pending(str(file), [])
+    _router_files.write_pending(str(file), [])
+    assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "nonsense"])
+def test_a_damaged_pending_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "pending.json"
+    file.write_text(text)
+    with pytest.raises(RouterError, match=r"a JSON list of model names was wanted in .*; remove that file"):
+        _router_files.read_pending(str(file))
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "pending.json"
+    _router_files.write_pending(str(file), ["a"])
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RouterError, match="No space left on device"):
+        _router_files.write_pending(str(file), ["b"])
+    assert _router_files.read_pending(str(file)) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pending.json"]
+
+
+def test_the_ids_of_a_folder(tmp_path: Path) -> None:
+    for name in (
+        "Qwen3-8B-Q4_K_M.gguf",
+        ".hidden.gguf",
+        "mmproj-F16.gguf",
+        "mtp-x.gguf",
+        "big.GGUF",
+        "half.gguf.part",
+        "split/a-00001-of-00002.gguf",
+        "split/a-00002-of-00002.gguf",
+        "vision/vision.gguf",
+        "vision/mmproj-F16.gguf",
+        "projector-only/x-mmproj.gguf",
+        "deep/er/x.gguf",
+        "empty/readme.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked.gguf").symlink_to("Qwen3-8B-Q4_K_M.gguf")
+    (tmp_path / "linked-folder").symlink_to("split")
+    (tmp_path / "dangling.gguf").symlink_to("nowhere")
+    assert _router_files.folder_ids(str(tmp_path)) == {
+        "Qwen3-8B-Q4_K_M",
+        ".hidden",
+        "split",
+        "vision",
+        "linked",
+        "linked-folder",
+    }
+    with pytest.raises(FileNotFoundError):
+        _router_files.folder_ids(str(tmp_path / "none"))
+
+
+def test_the_models_of_child_processes() -> None:
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a"], ["--alias"], ["none"])
+    ]
+    try:
+        for child in children:
+            assert child.stdout
+            child.stdout.readline()
+        assert _router_files.children_ids(os.getpid()) == ["a", "b c"]
+    finally:
+        for child in children:
+            child.communicate()

@@ -1,0 +1,178 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What holds for all router modules: which requests they send in check mode, their arguments, and the key.
+
+What a router makes of the requests is judged by the real one, in tests/functional/router and tests/integration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+KEY = "a-secret-key"
+Call = Callable[..., dict[str, Any]]
+
+PROPS = {"role": "router", "max_instances": 1, "models_autoload": False, "build_info": "b11669-Debian"}
+MODELS = {
+    "data": [
+        {"id": "up", "status": {"value": "loaded", "args": ["--port", "4711"], "preset": "[up]\nctx-size = 8\n"}},
+        {"id": "down", "status": {"value": "unloaded", "args": [], "preset": ""}},
+    ]
+}
+
+
+class Recorder(ThreadingHTTPServer):
+    """Answers like a router with one model that runs and one that does not; keeps the requests."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.seen: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Recorder
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append(f"{self.command} {self.path}")
+        answers: dict[str, Any] = {"/health": {"status": "ok"}, "/props": PROPS, "/models": MODELS}
+        text = json.dumps(answers.get(self.path.partition("?")[0], {"success": True})).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_POST = do_GET
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def router() -> Iterator[Recorder]:
+    with Recorder() as recorder:
+        thread = threading.Thread(target=recorder.serve_forever, args=(0.01,))
+        thread.start()
+        yield recorder
+        recorder.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(module: str, check: bool = False, **params: Any) -> dict[str, Any]:
+        main = importlib.import_module(f"ansible_collections.homelab.llamacpp.plugins.modules.{module}").main
+        capsys.readouterr()
+        with patch_module_args({**params, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+            main()
+        output = capsys.readouterr().out
+        assert KEY not in output
+        result: dict[str, Any] = json.loads(output)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """systemctl(active) puts one on PATH that knows a unit in this state; answers the file of its calls."""
+
+    def install(active: str) -> Path:
+        calls = tmp_path / "calls"
+        command = tmp_path / "bin" / "systemctl"
+        command.parent.mkdir()
+        shown = f"LoadState=loaded\\nActiveState={active}\\nSubState=x\\nNeedDaemonReload=no\\nMainPID=0\\n"
+        command.write_text(f"#!/bin/sh\necho $1 >> {calls}\nprintf '{shown}'\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(command.parent), prepend=":")
+        return calls
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("module", "params", "changed"),
+    [
+        ("router_info", {}, False),
+        ("router_reload", {}, True),
+        ("router_model", {"name": ["down"]}, True),
+        ("router_model", {"name": ["up"]}, False),
+        ("router_model", {"name": ["up"], "state": "unloaded"}, True),
+        ("router_model", {"name": ["down"], "state": "unloaded"}, False),
+    ],
+)
+def test_check_mode_only_looks(
+    router: Recorder, call: Call, module: str, params: dict[str, Any], changed: bool
+) -> None:
+    done = call(module, check=True, url=router.url, api_key=KEY, **params)
+    assert not done.get("failed"), done
+    assert done["changed"] is changed
+    assert router.seen
+    assert set(router.seen) <= {"GET /props", "GET /models", "GET /health"}
+
+
+@pytest.mark.parametrize(("active", "action"), [("inactive", "start"), ("active", "restart")])
+def test_check_mode_of_the_service_only_looks(
+    router: Recorder, call: Call, systemctl: Callable[[str], Path], tmp_path: Path, active: str, action: str
+) -> None:
+    calls = systemctl(active)
+    files = {name: str(tmp_path / name) for name in ("presets", "applied", "pending", "api_key_file")}
+    Path(files["pending"]).write_text('["earlier"]')
+    done = call("router_service", check=True, url=router.url, watch=[str(tmp_path / "unit")], **files)
+    assert (done["changed"], done["action"]) == (True, action)
+    assert done["stopped"] == (["up"] if action == "restart" else [])
+    assert done["loaded"] == ["earlier", *done["stopped"]]
+    assert set(router.seen) <= {"GET /models", "GET /health"}
+    assert calls.read_text() == "show\n"
+    assert json.loads(Path(files["pending"]).read_text()) == ["earlier"]
+
+
+def test_the_service_needs_systemd(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = call("router_service", pending=str(tmp_path / "pending"), url="http://127.0.0.1:1", api_key=KEY)
+    assert done["failed"]
+    assert "systemctl was wanted, this host has none" in done["msg"]
+    assert (done["changed"], done["action"]) == (False, "none")
+
+
+def test_what_info_tells(router: Recorder, call: Call) -> None:
+    info = call("router_info", url=router.url, api_key=KEY)
+    assert (info["build"], info["build_number"], info["limit"]) == ("b11669-Debian", 11669, 1)
+    assert (info["models_autoload"], info["loaded"]) == (False, ["up"])
+    assert [(m["id"], m["ctx_size"], m["options"]) for m in info["models"]] == [
+        ("up", 8, {"ctx-size": "8"}),
+        ("down", None, {}),
+    ]
+    assert "port" not in info["models"][0]
+
+
+@pytest.mark.parametrize("module", ["router_info", "router_reload", "router_model", "router_service"])
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"api_key": KEY, "api_key_file": "/k"}, "mutually exclusive: api_key|api_key_file"),
+        ({"api_key_file": "/nowhere/api-keys"}, "/nowhere/api-keys is wanted, there is no such file"),
+        ({"url": "router:8012"}, "url: http://HOST:PORT or https://HOST:PORT was wanted, 'router:8012' was found"),
+        ({"api_key": KEY + "\n"}, "api_key: a key of one line was wanted"),
+        ({"request_timeout": 0}, "request_timeout: a number of seconds above 0 was wanted, 0 was found"),
+        ({"state": "there"}, "state"),
+    ],
+)
+def test_bad_arguments(call: Call, module: str, params: dict[str, Any], told: str) -> None:
+    name = {"name": "a"} if module == "router_model" else {}
+    done = call(module, **name, **params)
+    assert done["failed"]
+    assert told in done["msg"]
