@@ -1,0 +1,231 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one call to Proxmox: what pvesh prints, tasks, locks, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import (
+    AccessError,
+    LockedError,
+    LoginError,
+    NotFoundError,
+    ParameterError,
+    Proxmox,
+    ProxmoxError,
+    Pvesh,
+    TaskError,
+    UnreachableError,
+    connect,
+    explain,
+)
+
+UPID = "UPID:pve:00001A2B:0012D687:67000000:vzstart:130:root@pam:"
+NONE = dict.fromkeys(("api_host", "api_user", "api_password", "api_token_id", "api_token_secret", "node", "ca_path"))
+OPTIONS = {**NONE, "api_port": 8006, "validate_certs": True, "timeout": 300}
+
+
+class Shell:
+    """A run_command that answers from a list and remembers what it was given."""
+
+    def __init__(self, *answers: tuple[int, str, str]) -> None:
+        self.answers = list(answers)
+        self.argv: list[list[str]] = []
+        self.keywords: list[dict[str, Any]] = []
+
+    def __call__(self, argv: list[str], **keywords: Any) -> tuple[int, str, str]:
+        self.argv.append(argv)
+        self.keywords.append(keywords)
+        return self.answers.pop(0)
+
+
+class Clock:
+    """Time that passes only while one sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def api(shell: Shell, timeout: float = 10) -> Proxmox:
+    clock = Clock()
+    return Proxmox(Pvesh(shell, "/usr/bin/pvesh"), timeout, clock.sleep, clock)
+
+
+def status(ended: str) -> tuple[int, str, str]:
+    return 0, json.dumps({"upid": UPID, "status": "stopped", "exitstatus": ended}), ""
+
+
+def log(*lines: str) -> tuple[int, str, str]:
+    return 0, json.dumps([{"n": number, "t": line} for number, line in enumerate(lines, 1)]), ""
+
+
+def test_arguments_of_pvesh() -> None:
+    shell = Shell((0, "", ""))
+    assert api(shell).call("PUT", "nodes/pve/lxc/130/config", onboot=True, cores=2, delete=None, tags="a b") is None
+    assert " ".join(shell.argv[0]) == (
+        "/usr/bin/pvesh set /nodes/pve/lxc/130/config -onboot 1 -cores 2 -tags a b --output-format json"
+    )
+    assert "a b" in shell.argv[0]
+    assert shell.keywords[0]["environ_update"]["LC_ALL"].startswith("C")
+    assert shell.keywords[0]["expand_user_and_vars"] is False
+
+
+def test_warnings_on_stderr_are_no_error() -> None:
+    shell = Shell((0, '{"status":"running"}\n', "perl: warning: Setting locale failed.\n"))
+    assert api(shell).call("GET", "nodes/pve/lxc/130/status/current") == {"status": "running"}
+
+
+def test_null_and_lines_before_the_data() -> None:
+    assert api(Shell((0, "", ""))).call("GET", "x") is None
+    assert api(Shell((0, 'note\n[{"a":1}]\n', ""))).call("GET", "x") == [{"a": 1}]
+    assert api(Shell((0, "explicitly configured lxc.apparmor.profile\n", ""))).call("PUT", "x") is None
+    with pytest.raises(ProxmoxError, match="wanted JSON"):
+        api(Shell((0, "hello\n", ""))).call("GET", "x")
+
+
+def test_task_is_asked_after() -> None:
+    shell = Shell((0, f'extracting\nlogical volume created\n"{UPID}"\n', ""), status("OK"))
+    assert api(shell).call("POST", "nodes/pve/lxc", vmid=130) == UPID
+    assert shell.argv[1][2] == f"/nodes/pve/tasks/{UPID}/status"
+
+
+def test_failed_task_fails_though_pvesh_exits_0() -> None:
+    shell = Shell(
+        (0, f'"{UPID}"\n', "startup for container '130' failed\n"),
+        status("startup for container '130' failed"),
+        log("run_buffer: 571 Script exited with status 1", "TASK ERROR: startup for container '130' failed"),
+    )
+    with pytest.raises(TaskError) as caught:
+        api(shell).call("POST", "nodes/pve/lxc/130/status/start")
+    assert "task vzstart of 130 on pve failed: startup for container '130' failed" in str(caught.value)
+    assert "Script exited with status 1" in str(caught.value)
+    assert caught.value.log[-1].startswith("TASK ERROR")
+
+
+def test_task_with_warnings_is_no_failure() -> None:
+    proxmox = api(Shell((0, f'"{UPID}"', ""), status("WARNINGS: 1"), log("done", "WARN: old systemd")))
+    proxmox.call("POST", "nodes/pve/lxc/130/status/start")
+    assert proxmox.warnings == ["WARN: old systemd"]
+
+
+def test_running_task_is_waited_for_and_not_for_ever() -> None:
+    running = (0, json.dumps({"status": "running"}), "")
+    shell = Shell((0, f'"{UPID}"', ""), running, running, status("OK"))
+    api(shell).call("POST", "x")
+    assert not shell.answers
+    with pytest.raises(TaskError, match="still running after 1 seconds"):
+        api(Shell((0, f'"{UPID}"', ""), *[running] * 30), timeout=1).call("POST", "x")
+
+
+def test_lock_is_retried_then_told() -> None:
+    locked = (255, "", "CT is locked (backup)\n")
+    shell = Shell(locked, locked, (0, "", ""))
+    api(shell).call("PUT", "x")
+    assert not shell.answers
+    with pytest.raises(LockedError, match=r"CT is locked \(backup\)\. Waited 5 seconds"):
+        api(Shell(*[locked] * 9), timeout=5).call("PUT", "x")
+    with pytest.raises(LockedError):
+        api(Shell(locked), timeout=5).call("GET", "x")
+
+
+def test_lock_that_only_the_task_met_is_retried() -> None:
+    shell = Shell(
+        (0, f'"{UPID}"', "CT is locked (snapshot)\n"),
+        status("CT is locked (snapshot)"),
+        log("TASK ERROR: CT is locked (snapshot)"),
+        (0, f'"{UPID}"', ""),
+        status("OK"),
+    )
+    assert api(shell).call("POST", "nodes/pve/lxc/130/status/start") == UPID
+
+
+@pytest.mark.parametrize(
+    ("err", "kind", "words"),
+    [
+        ("Configuration file 'nodes/pve/lxc/130.conf' does not exist\n", NotFoundError, "130.conf"),
+        ("403 Permission check failed (/vms/130, VM.Audit)\n", AccessError, "VM.Audit"),
+        ("changing feature flags (except nesting) is only allowed for root@pam\n", AccessError, "leave api_host out"),
+        ("please run as root\n", AccessError, "become: true"),
+        ("can't lock file '/run/lock/lxc/pve-config-130.lock' - got timeout\n", LockedError, "got timeout"),
+        ("hostname lookup 'pvx' failed - failed to get address info for: pvx\n", UnreachableError, "Is node right"),
+        ("ipcc_send_rec[1] failed: Connection refused\n", UnreachableError, "cluster service"),
+        ("CT 130 already exists on node 'pve2'\n", ProxmoxError, "already exists"),
+    ],
+)
+def test_errors_of_pvesh(err: str, kind: type[ProxmoxError], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        api(Shell(*[(255, "", err)] * 9), timeout=3).call("PUT", "x")
+    assert caught.type is kind
+
+
+def test_bad_parameters_are_told_by_key_and_the_usage_is_not() -> None:
+    err = (
+        "400 Parameter verification failed.\ncores: value must have a maximum value of 8192\n"
+        "memory: type check ('integer') failed - got 'much'\npvesh set <api_path> [OPTIONS] [FORMAT_OPTIONS]\n"
+    )
+    with pytest.raises(ParameterError) as caught:
+        api(Shell((255, "", err))).call("PUT", "x")
+    assert set(caught.value.errors) == {"cores", "memory"}
+    assert "pvesh set" not in str(caught.value)
+
+
+def test_no_word_at_all() -> None:
+    with pytest.raises(ProxmoxError, match="exit status 2"):
+        api(Shell((2, "", ""))).call("GET", "x")
+
+
+def test_statuses_of_https() -> None:
+    assert isinstance(explain("authentication failure", 401), LoginError)
+    assert isinstance(explain("No route to host", 595), UnreachableError)
+    refused = explain("Parameter verification failed.", 400, {"net0": "invalid format"})
+    assert isinstance(refused, ParameterError)
+    assert str(refused) == "Proxmox refuses net0: invalid format"
+
+
+def test_connect_to_the_node_itself() -> None:
+    _api, node = connect(OPTIONS, Shell(), "/usr/bin/pvesh")
+    assert node == os.uname().nodename.split(".")[0]
+    with pytest.raises(UnreachableError, match="not a Proxmox VE node"):
+        connect(OPTIONS, Shell(), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"api_user": "root@pam", "api_password": "s3cret"}, "api_user and api_password without api_host"),
+        ({"api_host": "pve"}, "api_host without node"),
+        ({"api_host": "pve", "node": "pve", "api_user": "root@pam"}, "api_host wants api_user with api_password"),
+        ({"api_host": "pve", "node": "pve", "api_token_id": "a", "api_token_secret": "b"}, "api_host wants"),
+        (
+            {"api_host": "pve", "node": "pve", "api_token_id": "u@pam!a", "api_token_secret": "b", "api_password": "c"},
+            "not both",
+        ),
+    ],
+)
+def test_connect_refuses_half_a_login(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ProxmoxError, match=words) as caught:
+        connect({**OPTIONS, **options}, Shell(), None)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(_proxmox.importlib, "import_module", missing)
+    options = {"api_host": "pve", "node": "pve", "api_user": "root@pam", "api_password": "x"}
+    with pytest.raises(ProxmoxError, match="proxmoxer and requests"):
+        connect({**OPTIONS, **options}, Shell(), None)
