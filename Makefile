@@ -1,0 +1,136 @@
+# Everything here is made from a fresh clone by `make demo` and `make test`; the rest are their parts.
+# `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export VENV := $(CURDIR)/.venv
+COLLECTIONS := $(CURDIR)/.cache/collections
+BIN := $(VENV)/bin
+LAB := tests/lab/lab
+RUN := env -u VIRTUAL_ENV PATH="$(BIN):$$PATH" PYTHONPATH="$(COLLECTIONS)" ANSIBLE_COLLECTIONS_PATH="$(COLLECTIONS)"
+PYTHON_VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: help
+help: ## What can be made
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
+
+# --- what people run -------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: venv ## From nothing to an answer: the lab, site.yml, a real model, a question
+	@$(RUN) tests/demo/run
+
+.PHONY: lab
+lab: ## Start the lab: a Proxmox node's stand-in on this machine
+	@$(LAB) up
+
+.PHONY: lab-down
+lab-down: ## Stop the lab and take away what it put on this machine (its containers stay: lab down --purge drops them)
+	@$(LAB) down
+
+.PHONY: lab-images
+lab-images: ## Build the base images of the lab and of the tests
+	@$(LAB) build
+
+.PHONY: test
+test: lint mypy docs sanity units build lab-images integration functional lab functional-lab molecule ## All that CI checks
+	@echo "make test: everything passed on $$($(BIN)/ansible --version | head -1)"
+
+# --- its parts -------------------------------------------------------------------------------------------------
+
+.PHONY: venv
+venv: $(VENV)/ready ## The tools of the tests in .venv
+$(VENV)/ready: tests/requirements.txt tests/bootstrap
+	@tests/bootstrap $(VENV)
+	@mkdir -p $(COLLECTIONS)/ansible_collections/homelab
+	@ln -sfn $(CURDIR) $(COLLECTIONS)/ansible_collections/homelab/llamacpp
+	@touch $@
+
+.PHONY: lint
+lint: venv ## ansible-lint (production), yamllint, ruff, changelog fragments
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) yamllint --strict .
+	$(RUN) ansible-lint --offline --strict
+	$(RUN) antsibull-changelog lint
+
+.PHONY: format
+format: venv ## Let ruff format the Python code
+	$(RUN) ruff check --fix . && $(RUN) ruff format .
+
+.PHONY: mypy
+mypy: venv ## mypy, strict, on the plugins
+	cd $(COLLECTIONS) && $(RUN) mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+	  -p ansible_collections.homelab.llamacpp.plugins
+
+.PHONY: docs
+docs: venv ## Documentation of every plugin and role, and its cross references
+	$(RUN) antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs all --skip-rstcheck .
+	$(RUN) python tests/make_role_docs.py --check
+
+.PHONY: role-docs
+role-docs: venv ## Write the roles' READMEs from their argument_specs
+	$(RUN) python tests/make_role_docs.py
+
+.PHONY: sanity
+sanity: venv ## ansible-test sanity
+	@case $(PYTHON_VERSION) in 3.11) echo "Python 3.11 alone was found: sanity and units run on ansible-core 2.19 only";; esac
+	tests/ansible-test sanity --color no --python $(PYTHON_VERSION)
+
+.PHONY: units
+units: venv ## ansible-test units
+	tests/ansible-test units --color no --python $(PYTHON_VERSION)
+
+.PHONY: integration
+integration: venv ## ansible-test integration: the modules against the real llama-server
+	tests/ansible-test integration --color no --python $(PYTHON_VERSION)
+
+.PHONY: functional
+functional: venv ## Properties judged by the real llama-server, and the Proxmox modules over HTTPS
+	$(RUN) pytest tests/functional --ignore tests/functional/lab
+
+.PHONY: functional-lab
+functional-lab: venv lab ## The connection, the lxc module and the lab itself, on the lab
+	$(RUN) pytest tests/functional/lab
+
+.PHONY: molecule
+molecule: venv lab ## The roles on the lab: check mode from nothing, converge, idempotence, verify
+	cd extensions && $(RUN) molecule test --all
+
+.PHONY: build
+build: venv ## Build the collection, install it offline, and show every plugin's and role's documentation
+	@tests/build
+
+# --- long forms, run by hand -----------------------------------------------------------------------------------
+
+.PHONY: test-all-cores
+test-all-cores: ## Sanity and units on every supported ansible-core (2.19, 2.20, 2.21)
+	@tests/all-cores
+
+.PHONY: bench
+bench: bench-preset bench-connection bench-site ## All benchmarks
+
+.PHONY: bench-connection
+bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
+	$(RUN) python tests/bench/connection.py
+
+.PHONY: bench-preset
+bench-preset: venv ## router_preset against a loop of ini_file
+	$(RUN) python tests/bench/preset.py
+
+.PHONY: bench-site
+bench-site: venv lab ## The time and the number of tasks of a second run of site.yml
+	$(RUN) python tests/bench/site.py
+
+.PHONY: requirements
+requirements: ## Pin the tools anew from tests/requirements.in
+	@{ printf '# Made from requirements.in by `make requirements`; plain pins for every Python that the tests run on.\n'; \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	    --no-emit-find-links tests/requirements.in; } > tests/requirements.txt.new
+	@mv tests/requirements.txt.new tests/requirements.txt
+
+.PHONY: clean
+clean: ## Remove what was made in this checkout
+	rm -rf .venv .cache .ansible build homelab-llamacpp-*.tar.gz

@@ -1,0 +1,97 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What goes wrong in a homelab: a reboot, a play that is killed half way. The next run mends it and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import URL, Router
+
+CHECKOUT = Path(__file__).parent.parent.parent
+INVENTORY = CHECKOUT / "tests/lab/inventory"
+SITE = [
+    "ansible-playbook",
+    "--inventory",
+    str(INVENTORY),
+    str(CHECKOUT / "playbooks/site.yml"),
+    "--tags",
+    "llama_router",
+]
+BUSY = ["SmolLM2-135M-Instruct", "tiny-split"]
+
+
+def site(*more: str) -> str:
+    """Run the playbook's router part to its end."""
+    return subprocess.run([*SITE, *more], check=True, capture_output=True, text=True, cwd=CHECKOUT).stdout
+
+
+def kill_site_at(task: str, *more: str) -> None:
+    """Run it, and kill it without warning as soon as it comes to a task."""
+    play = subprocess.Popen([*SITE, *more], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, start_new_session=True)
+    assert play.stdout
+    for line in play.stdout:
+        if line.startswith("TASK") and task in line:
+            break
+    else:
+        pytest.fail(f"the play never came to {task!r}")
+    os.killpg(play.pid, signal.SIGKILL)
+    play.wait()
+
+
+def wait_for_router(host: Any) -> None:
+    for _ in range(60):
+        if host.run(f"python3 -c \"import urllib.request as u; u.urlopen('{URL}/health')\"").rc == 0:
+            return
+        time.sleep(0.5)
+    pytest.fail("the router did not come up")
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    yield
+    site()
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize(
+    ("task", "change", "seen"),
+    [
+        # The unit is written, the service still runs the old one.
+        ("The router starts with the guest", "llama_router_sleep_idle_seconds=3600", "--sleep-idle-seconds 3600"),
+        # The presets are written, the router has not read them.
+        ("The unit", '{"llama_router_common_options": {"threads": 1}}', "threads"),
+        # In the middle of the restart, which goes on in the guest while the next run begins.
+        ("The router runs what the files say", "llama_router_sleep_idle_seconds=1800", "--sleep-idle-seconds 1800"),
+    ],
+)
+def test_a_play_killed_half_way_is_made_good_by_the_next(
+    host: Any, router: Router, task: str, change: str, seen: str
+) -> None:
+    for model in BUSY:
+        assert router.chat(model)[0] == 200
+    kill_site_at(task, "--extra-vars", change)
+    site("--extra-vars", change)
+    assert router.loaded() == sorted(BUSY)
+    running = host.check_output(
+        "tr '\\0' ' ' < /proc/$(systemctl show llama-router --property MainPID --value)/cmdline"
+    )
+    presets = " ".join(" ".join(model["status"]["args"]) for model in router.ask("GET", "/models")[1]["data"])
+    assert seen in running + presets
+    assert "changed=0" in site("--extra-vars", change)
+
+
+def test_after_a_reboot_of_the_guest_it_serves_again_and_nothing_changes(host: Any, router: Router) -> None:
+    node = [str(CHECKOUT / "tests/lab/lab"), "ssh"]
+    subprocess.run([*node, "pct reboot 120"], check=True, capture_output=True)
+    wait_for_router(host)
+    assert router.chat("tiny-single")[0] == 200
+    assert "changed=0" in site()

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What site.yml left in the guest, looked at from inside: not with the modules that made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import KEYS, URL, Router
+
+UNIT = "llama-router.service"
+MODELS = ["SmolLM2-135M-Instruct", "tiny-single", "tiny-split"]
+
+
+def test_unit_runs_and_starts_with_the_guest(host: Any) -> None:
+    service = host.service(UNIT)
+    assert service.is_running
+    assert service.is_enabled
+
+
+def test_service_has_its_own_user(host: Any) -> None:
+    pid = host.check_output("systemctl show %s --property MainPID --value", UNIT)
+    assert host.check_output("ps -o user:20= -p %s", pid).strip() == "llama-router"
+
+
+def test_key_file_is_the_services_alone(host: Any) -> None:
+    keys = host.file(KEYS)
+    assert (keys.user, keys.mode) == ("llama-router", 0o400)
+    assert len(keys.content_string.strip()) >= 16
+
+
+def test_key_is_nowhere_else(host: Any) -> None:
+    """Not in an argument list, an environment, a unit, a preset or the journal."""
+    places = [
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ",
+        "cat /etc/systemd/system/*.service /etc/llama-router/models.ini",
+        "journalctl --no-pager",
+    ]
+    search = f"{{ {'; '.join(places)}; }} 2>/dev/null | grep --text --count --fixed-strings --file {KEYS} || true"
+    assert host.check_output(search) == "0"
+
+
+def test_a_call_without_the_key_is_refused(host: Any) -> None:
+    assert "401" in host.run(f"python3 -c \"import urllib.request as u; u.urlopen('{URL}/v1/models')\"").stderr
+
+
+def test_it_is_a_router_at_the_planned_limit(router: Router) -> None:
+    status, props = router.ask("GET", "/props")
+    assert (status, props["role"], props["max_instances"]) == (200, "router", 2)
+
+
+def test_ids_are_the_inventorys(router: Router) -> None:
+    assert sorted(router.statuses()) == MODELS
+
+
+def test_a_model_answers_in_english(router: Router) -> None:
+    status, answer = router.chat("SmolLM2-135M-Instruct", tokens=40)
+    assert status == 200
+    words = answer["choices"][0]["message"]["content"].lower().replace(",", " ").replace(".", " ").split()
+    assert len({"hello", "i'm", "i", "a", "to", "and", "you", "the", "am"} & set(words)) >= 3, words
+
+
+def test_an_alias_answers(router: Router) -> None:
+    assert router.chat("tiny")[0] == 200
+
+
+def test_a_third_model_evicts_the_least_recently_used(router: Router) -> None:
+    for model in MODELS:
+        assert router.chat(model)[0] == 200
+    assert router.statuses() == {"SmolLM2-135M-Instruct": "unloaded", "tiny-single": "loaded", "tiny-split": "loaded"}
+
+
+def test_models_lie_on_both_stand_ins_for_gpus(host: Any, router: Router) -> None:
+    """Each card's process for a loaded model holds some of it; without the cards all of it would be on the CPU."""
+    assert router.chat("SmolLM2-135M-Instruct")[0] == 200
+    cards = host.check_output("for pid in $(pgrep ggml-rpc-server); do grep VmData /proc/$pid/status; done")
+    held = [int(line.split()[1]) // 1024 for line in cards.splitlines()]
+    assert len(held) == 2 * 2, "two models on two cards"
+    assert min(held) >= 20, held
