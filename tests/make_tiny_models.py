@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 The homelab.llamacpp authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -36,7 +35,8 @@ def vocabulary() -> tuple[list[bytes], list[float], list[int]]:
         *((f"<0x{byte:02X}>", 0.0, kind.BYTE) for byte in range(256)),
         *((c, -float(i), kind.NORMAL) for i, c in enumerate("\u2581abcdefghijklmnopqrstuvwxyz.,!?0123456789", 1)),
     ]
-    return [text.encode() for text, _, _ in rows], [score for _, score, _ in rows], [int(k) for _, _, k in rows]
+    texts, scores, kinds = zip(*rows)
+    return [text.encode() for text in texts], list(scores), [int(kind) for kind in kinds]
 
 
 def tensors(width: int, layers: int, ff: int, words: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -28,8 +28,8 @@ def timed(*command: str) -> tuple[float, str]:
 def main() -> None:
     site = ("ansible-playbook", *INVENTORY, "playbooks/site.yml")
     timed(*site)  # makes what is not there yet
-    pings = [timed("ansible", *INVENTORY, "llama_routers", "-m", "ansible.builtin.ping")[0] for _ in range(RUNS)]
-    runs = [timed(*site) for _ in range(RUNS)]
+    pings = [timed("ansible", *INVENTORY, "llama_routers", "-m", "ansible.builtin.ping")[0] for again in range(RUNS)]
+    runs = [timed(*site) for again in range(RUNS)]
     seconds, ping = statistics.median(run[0] for run in runs), statistics.median(pings)
     out = runs[-1][1]
     recap = {name: int(count) for name, count in re.findall(r"(ok|changed|skipped)=(\d+)", out.split("PLAY RECAP")[1])}

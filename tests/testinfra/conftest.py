@@ -37,7 +37,7 @@ print(answer.status, answer.read().decode(), sep="\\n")
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
         words = ["python3", "-c", self.PROGRAM, method, path, json.dumps(body) if body else ""]
-        status, _, text = self.host.check_output(" ".join(["%s"] * len(words)), *words).partition("\n")
+        status, text = self.host.check_output(" ".join(["%s"] * len(words)), *words).split("\n", 1)
         return int(status), json.loads(text)
 
     def chat(self, model: str, tokens: int = 4) -> Answer:

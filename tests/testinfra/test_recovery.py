@@ -48,11 +48,11 @@ def kill_site_at(task: str, *more: str) -> None:
 
 
 def wait_for_router(host: Any) -> None:
-    for _ in range(60):
+    for _second in range(60):
         if host.run(f"python3 -c \"import urllib.request as u; u.urlopen('{URL}/health')\"").rc == 0:
             return
-        time.sleep(0.5)
-    pytest.fail("the router did not come up")
+        time.sleep(1)
+    pytest.fail("the router did not come up in a minute")
 
 
 @pytest.fixture
