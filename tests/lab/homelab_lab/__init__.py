@@ -1,0 +1,4 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab: a Proxmox VE node's stand-in on this machine. Standard library only, Python 3.11 and later."""

@@ -1,0 +1,7 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# A guest's root filesystem, in the place of Proxmox's own template for Debian 13.
+mask_units
+forget_identity
