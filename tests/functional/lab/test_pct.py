@@ -249,7 +249,7 @@ def test_node_user_that_is_not_root(connect: Connect, play: Callable[..., str]) 
     with pytest.raises(AnsibleConnectionFailure, match="needs sudo without a password"):
         connect(**node_user).exec_command("true")
 
-    allowed = "/usr/bin/lxc-attach, /usr/bin/pct, /usr/sbin/pct"
+    allowed = "/usr/bin/lxc-attach, /usr/sbin/pct"
     on_node(f"echo 'pctadmin ALL=(root) NOPASSWD: {allowed}' > /etc/sudoers.d/pctadmin")
     assert connect(**node_user).exec_command("id -un; pwd; exit 255") == (255, b"root\n/root\n", b"")
     data = os.urandom(1_000_000)
