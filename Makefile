@@ -110,11 +110,23 @@ test-all-cores: ## Sanity and units on every supported ansible-core (2.19, 2.20,
 	@tests/all-cores
 
 .PHONY: bench
-bench: bench-preset bench-connection bench-site ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-connection bench-site ## All benchmarks
 
 .PHONY: bench-connection
 bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
 	$(RUN) python tests/bench/connection.py
+
+.PHONY: bench-gguf
+bench-gguf: venv ## The header reader against PyPI's gguf, time and memory
+	$(RUN) python tests/bench/gguf.py
+
+.PHONY: bench-plan
+bench-plan: venv ## The plan of 200 models
+	$(RUN) python tests/bench/plan.py
+
+.PHONY: fuzz
+fuzz: venv ## Ten minutes of coverage-guided fuzzing of the header reader
+	$(RUN) tests/fuzz/run
 
 .PHONY: bench-preset
 bench-preset: venv ## router_preset against a loop of ini_file

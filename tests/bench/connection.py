@@ -78,7 +78,7 @@ def make_guest(vmid: int, address: str) -> None:
     on_node(enter + shlex.quote("systemctl is-system-running --wait"))
     script = "umask 077; mkdir -p /root/.ssh; cat > /root/.ssh/authorized_keys; systemctl start ssh"
     on_node(enter + shlex.quote(script), Path(f"{lab.key}.pub").read_text())
-    for _ in range(30):  # this machine may still know the address by the last guest's Ethernet address
+    for _attempt in range(30):  # this machine may still know the address by the last guest's Ethernet address
         with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1):
             return
         time.sleep(1)
@@ -150,7 +150,7 @@ def main() -> None:
             times: dict[str, list[float]] = {host: [] for host in data["all"]["hosts"]}
             for host in times:
                 run(host, inventory_file, second=False)
-            for _ in range(arguments.runs):
+            for _round in range(arguments.runs):
                 for host, taken in times.items():
                     taken.append(run(host, inventory_file, second=True))
     finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from conftest import KEYS, URL, Router
@@ -48,6 +49,14 @@ def test_a_call_without_the_key_is_refused(host: Any) -> None:
 def test_it_is_a_router_at_the_planned_limit(router: Router) -> None:
     status, props = router.ask("GET", "/props")
     assert (status, props["role"], props["max_instances"]) == (200, "router", 2)
+
+
+def test_plan_is_there_for_others_to_read(host: Any) -> None:
+    plan = host.file("/etc/llama-router/plan.json")
+    assert plan.mode == 0o644
+    planned = json.loads(plan.content_string)
+    assert planned["models_max"] == 2
+    assert {model["name"]: model["exactness"] for model in planned["models"]} == dict.fromkeys(MODELS, "exact")
 
 
 def test_ids_are_the_inventorys(router: Router) -> None:

@@ -156,6 +156,7 @@ def test_short_arrays_are_kept_long_ones_and_the_vocabulary_are_not(path: Path) 
     }
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 70_000), max_size=40))
 def test_texts_of_any_length_are_passed_over(lengths: list[int]) -> None:
     """Their ends fall before, on and behind the ends of the pieces that are read."""

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import Array, Model, Tensor, read_model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts import facts_of
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine with other work, too
 
 HEADERS = sorted((Path(__file__).parents[3] / "fixtures" / "gguf_headers").glob("*.gguf"))
 ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -213,6 +215,7 @@ values = st.one_of(
 )
 
 
+@STEADY
 @given(
     st.sampled_from(["llama", "gemma3", "granitehybrid", "deepseek2", "lfm2", "rwkv7", "bert", "x"]),
     st.dictionaries(st.sampled_from([*BASE, *SSM, "attention.sliding_window", "nextn_predict_layers"]), values),

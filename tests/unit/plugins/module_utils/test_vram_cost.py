@@ -32,8 +32,10 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_load import
     layers_of,
     load_of,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine with other work, too
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 ONE = Split((0,), (Fraction(1),))
@@ -255,7 +257,7 @@ loads = st.builds(
 shares = st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any)
 
 
-@settings(deadline=None)
+@STEADY
 @given(free_types, loads, shares)
 def test_a_split_loses_nothing(model: str, load: Load, parts: list[int]) -> None:
     alone = cost_of(facts(model), load, ONE)
@@ -268,7 +270,7 @@ def test_a_split_loses_nothing(model: str, load: Load, parts: list[int]) -> None
     assert all(value >= 0 for part in [*split.parts.values(), split.host] for value in part)
 
 
-@settings(deadline=None)
+@STEADY
 @given(free_types, loads, st.integers(0, 5000), shares)
 def test_more_context_never_costs_less(model: str, load: Load, more: int, parts: list[int]) -> None:
     split = Split(tuple(range(len(parts))), tuple(map(Fraction, parts)))
@@ -279,6 +281,7 @@ def test_more_context_never_costs_less(model: str, load: Load, more: int, parts:
     assert all(sum(less[index]) <= sum(larger[index]) for index in less)
 
 
+@STEADY
 @given(free_types, loads)
 def test_reckoning_changes_nothing(model: str, load: Load) -> None:
     before = copy.deepcopy(facts(model))

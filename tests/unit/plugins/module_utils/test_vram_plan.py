@@ -14,8 +14,10 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import read
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts import facts_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_load import VramError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_plan import CONFLICTS, vram_plan
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine with other work, too
 
 BARE: dict[str, Any] = {"overhead_mib": 0, "margin_mib": 0}  # sums that can be done in the head
 
@@ -555,6 +557,7 @@ def fits(chosen: tuple[str, ...], plan: dict[str, Any]) -> bool:
     )
 
 
+@STEADY
 @given(catalogues())
 def test_the_limit_is_what_trying_every_set_says(catalogue: tuple[list[dict[str, Any]], list[int]]) -> None:
     models, devices = catalogue
@@ -564,6 +567,7 @@ def test_the_limit_is_what_trying_every_set_says(catalogue: tuple[list[dict[str,
     assert plan["models_max"] == max(1, *good)
 
 
+@STEADY
 @given(catalogues())
 def test_the_conflicts_are_what_trying_every_set_says(catalogue: tuple[list[dict[str, Any]], list[int]]) -> None:
     models, devices = catalogue
@@ -579,6 +583,7 @@ def test_the_conflicts_are_what_trying_every_set_says(catalogue: tuple[list[dict
     assert all(conflict["shortfall_mib"] > 0 for conflict in plan["conflicts"])
 
 
+@STEADY
 @given(catalogues(), st.integers(0, 6), st.integers(0, 2000))
 def test_growing_a_model_never_raises_the_limit(
     catalogue: tuple[list[dict[str, Any]], list[int]], index: int, more: int
@@ -594,6 +599,7 @@ def test_growing_a_model_never_raises_the_limit(
     assert 1 <= after <= before
 
 
+@STEADY
 @given(st.lists(st.integers(0, 3600), max_size=7), st.integers(4000, 30000), st.integers(1, 3), st.integers(0, 300))
 def test_one_more_device_like_the_others_never_lowers_the_limit(
     totals: list[int], memory: int, count: int, overhead: int
