@@ -89,7 +89,8 @@ integration: venv ## ansible-test integration: the modules against the real llam
 
 .PHONY: functional
 functional: venv ## Properties judged by the real llama-server, and the Proxmox modules over HTTPS
-	$(RUN) pytest tests/functional --ignore tests/functional/lab
+	@tests/need chromium
+	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab
 functional-lab: venv lab ## The connection, the lxc module and the lab itself, on the lab
