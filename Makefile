@@ -35,7 +35,7 @@ lab-images: ## Build the base images of the lab and of the tests
 	@$(LAB) build
 
 .PHONY: test
-test: lint mypy docs sanity units build lab-images integration functional lab functional-lab molecule ## All that CI checks
+test: lint mypy docs sanity units fuzz-minute build lab-images integration functional lab functional-lab molecule ## All that CI checks
 	@echo "make test: everything passed on $$($(BIN)/ansible --version | head -1)"
 
 # --- its parts -------------------------------------------------------------------------------------------------
@@ -124,6 +124,10 @@ bench-gguf: venv ## The header reader against PyPI's gguf, time and memory
 .PHONY: bench-plan
 bench-plan: venv ## The plan of 200 models
 	$(RUN) python tests/bench/plan.py
+
+.PHONY: fuzz-minute
+fuzz-minute: venv ## A minute of it
+	$(RUN) tests/fuzz/run 60
 
 .PHONY: fuzz
 fuzz: venv ## Ten minutes of coverage-guided fuzzing of the header reader

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -167,18 +168,31 @@ def test_a_load_waits_for_an_unload_that_is_under_way(server: Server, there: dic
     assert server.complete("slow", 2) == 200
 
 
+@contextlib.contextmanager
+def kept_busy(server: Server, name: str) -> Iterator[None]:
+    """Requests that overlap, so that the model is never idle, however fast it answers."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            server.complete(name, 400)
+
+    threads = [threading.Thread(target=ask) for _thread in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    yield
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
 def test_no_slot_in_time(server: Server, there: dict[str, Any], call: Call) -> None:
     server.load("slow", "alpha")
-    busy = [threading.Thread(target=server.complete, args=(name, 400)) for name in ("slow", "alpha")]
-    for thread in busy:
-        thread.start()
-    time.sleep(0.2)
-    done = call("router_model", name=["beta"], **{**there, "timeout": 1})
-    unloading = call("router_model", name=["slow"], state="unloaded", **{**there, "timeout": 1})
-    for thread in busy:
-        thread.join()
-    if done.get("failed"):  # alpha may be done before the second is over: then its slot was free
-        assert "held by alpha (loaded), slow (loaded)" in done["msg"]
+    with kept_busy(server, "alpha"), kept_busy(server, "slow"):
+        done = call("router_model", name=["beta"], **{**there, "timeout": 1})
+        unloading = call("router_model", name=["slow"], state="unloaded", **{**there, "timeout": 1})
+    assert "held by alpha (loaded), slow (loaded)" in done["msg"]
     assert "slow was wanted unloaded, it is still loaded after 1 s" in unloading["msg"]
 
 
