@@ -35,6 +35,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_place impor
     mib_text,
     needs_of,
     place,
+    to_bytes,
     to_mib,
 )
 
@@ -262,6 +263,24 @@ def described(model: Placed, devices: Sequence[Device]) -> dict[str, Any]:
     }
 
 
+def others_on(devices: Sequence[Any], room: Sequence[Device], placed: Sequence[Placed], limit: int) -> Iterator[str]:
+    """A warning for each device that has more in use than is reserved and than any `limit` of the models take.
+
+    What is in use just now only warns: a plan made by it would be another one as soon as a model is loaded.
+    """
+    for index, (given, device) in enumerate(zip(devices, room)):
+        used = given.get("memory_used_mib") if isinstance(given, Mapping) else None
+        if used is None:
+            continue
+        ours = sum(sorted((model.needs[index] for model in placed), reverse=True)[:limit])
+        more = to_bytes(used, f"what is in use of {device.name} in MiB") - device.reserved - ours
+        if more > 0:
+            yield (
+                f"{device.name} has {mib_text(more)} more in use than is reserved and than any {limit} of the models"
+                " take: something else is on it; stop that, or raise reserved_mib by as much"
+            )
+
+
 def vram_plan(
     models: Any,
     devices: Any,
@@ -276,9 +295,9 @@ def vram_plan(
 
     `models` is a list of dicts with `name`, `options` (preset keys), maybe `context_per_user` and `users`, and one of
     `vram_mib`, `facts` and `size`; the first of them counts. `devices` is a list of total MiB, or of dicts with
-    `memory_total_mib`. `overhead_mib`, `margin_mib` and `reserved_mib` are one number or one for each device. `common`
-    are the options of the models that do not set them themselves. With `pack` models go onto single devices if that
-    raises the limit; without it `packing` tells what that would do.
+    `memory_total_mib` and maybe `memory_used_mib`, which only warns. `overhead_mib`, `margin_mib` and `reserved_mib`
+    are one number or one for each device. `common` are the options of the models that do not set them themselves. With
+    `pack` models go onto single devices if that raises the limit; without it `packing` tells what that would do.
 
     Returns `models_max`, `models`, `devices`, `conflicts`, `warnings`, `presets` and `packing`. Without models the
     limit is 1. Raises VramError when something is not clear, a model cannot fit alone, or more load at start than may.
@@ -316,6 +335,7 @@ def vram_plan(
     check_start(placed, max(limit, 1))
     conflicts, complete = conflicts_of(placed, room, limit)
     warnings = [text for model in placed for text in model.warnings]
+    warnings += others_on(devices, room, placed, max(limit, 1))
     if not complete:
         warnings.append(f"more sets do not fit together than the {len(conflicts)} that are listed")
     return {

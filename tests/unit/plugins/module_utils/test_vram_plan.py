@@ -611,3 +611,21 @@ def test_one_more_device_like_the_others_never_lowers_the_limit(
         for devices in (count, count + 1)
     ]
     assert 1 <= limits[0] <= limits[1]
+
+
+@pytest.mark.parametrize(
+    ("used", "warned"),
+    [
+        (None, False),
+        (0, False),
+        (1000 + 2 * 3000, False),  # what is reserved, and two of the three models, which are all that may be loaded
+        (1000 + 2 * 3000 + 1, True),
+    ],
+)
+def test_memory_in_use_warns_and_changes_no_plan(used: int | None, warned: bool) -> None:
+    models = [{"name": name, "vram_mib": 3000} for name in ("a", "b", "c")]
+    keywords = {"overhead_mib": 0, "margin_mib": 0, "reserved_mib": 1000}
+    plan = vram_plan(models, [{"name": "CUDA0", "memory_total_mib": 8000, "memory_used_mib": used}], **keywords)
+    warnings = [text for text in plan.pop("warnings") if "in use" in text]
+    assert plan == {key: value for key, value in vram_plan(models, [8000], **keywords).items() if key != "warnings"}
+    assert [("CUDA0" in text, "1 MiB more in use" in text) for text in warnings] == [(True, True)] * warned
