@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 STATE = Path(os.environ.get("HOMELAB_LAB_STATE", "/var/lib/homelab-llamacpp-lab"))
-NODE = "198.18.77.2"
+NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition(".")[0]
+NODE = f"{NETWORK}.2"
 TEMPLATE = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
 BIN = Path(sys.executable).parent
 SSH = [
@@ -43,8 +44,8 @@ WANTED: dict[str, Any] = {
     "cores": 1,
     "memory_mib": 512,
     "features": {"nesting": True},
-    "net": {"net0": {"name": "eth0", "bridge": "vmbr0", "ip": "198.18.77.130/24", "gw": "198.18.77.1"}},
-    "nameserver": ["198.18.77.1"],
+    "net": {"net0": {"name": "eth0", "bridge": "vmbr0", "ip": f"{NETWORK}.130/24", "gw": f"{NETWORK}.1"}},
+    "nameserver": [f"{NETWORK}.1"],
     "tags": ["test"],
     "description": "größer, $HOME and ~\nsecond line",
     "state": "started",
@@ -136,8 +137,8 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
     assert in_guest("cat /etc/hostname").strip() == "lxc-test"
     # Unprivileged: root in the guest is not root on the node.
     assert in_guest("cat /proc/self/uid_map").split()[:2] == ["0", "100000"]
-    assert "198.18.77.130/24" in in_guest("ip -4 -o address show eth0")
-    on_node("ping", "-c1", "-w20", "198.18.77.130")
+    assert f"{NETWORK}.130/24" in in_guest("ip -4 -o address show eth0")
+    on_node("ping", "-c1", "-w20", f"{NETWORK}.130")
 
     again = run(**WANTED)
     assert not again["changed"], again["diff"]
