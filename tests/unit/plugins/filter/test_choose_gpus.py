@@ -36,9 +36,7 @@ def indexes(wanted: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [1, "1", "GPU-0c9d8e7f-1111-2222-3333-444455556666", "gpu-0C9D8E7F-1111-2222-3333-444455556666"]
-    + ["0000:0a:00.0", "0a:00.0", "0A:00.0", "00000000:0A:00.0"],
+    "name", [1, "1", GPUS[1]["uuid"], GPUS[1]["uuid"].upper(), "0000:0a:00.0", "0a:00.0", "0A:00.0", "00000000:0A:00.0"]
 )
 def test_each_way_to_name_one(name: Any) -> None:
     assert indexes([name]) == [1]
