@@ -259,7 +259,8 @@ def changes(wanted: Wanted, found: Mapping[str, str], running: Mapping[str, str]
                 f"unprivileged: wanted {value}, found {current or '0'}: it is fixed when a container is made. Back the "
                 "container up and restore it with the other setting, or write what it has"
             )
-        put[key] = value
+        # Back to what it runs with, in its very words: for Proxmox another spelling would still wait for a restart.
+        put[key] = running[key] if key in running and meaning(key, value) == meaning(key, running[key]) else value
     return Changes(put, delete)
 
 

@@ -11,24 +11,24 @@ import os
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import (
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox, Pvesh, connect
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
     AccessError,
     LockedError,
     LoginError,
+    NodeDownError,
     NotFoundError,
     ParameterError,
-    Proxmox,
     ProxmoxError,
-    Pvesh,
     TaskError,
     UnreachableError,
-    connect,
     explain,
 )
 
 UPID = "UPID:pve:00001A2B:0012D687:67000000:vzstart:130:root@pam:"
-NONE = dict.fromkeys(("api_host", "api_user", "api_password", "api_token_id", "api_token_secret", "node", "ca_path"))
+NONE = dict.fromkeys(
+    ("api_host", "api_user", "api_password", "api_token_id", "api_token_secret", "node", "ca_path", "api_fingerprint")
+)
 OPTIONS = {**NONE, "api_port": 8006, "validate_certs": True, "timeout": 300}
 
 
@@ -189,7 +189,7 @@ def test_no_word_at_all() -> None:
 
 def test_statuses_of_https() -> None:
     assert isinstance(explain("authentication failure", 401), LoginError)
-    assert isinstance(explain("No route to host", 595), UnreachableError)
+    assert isinstance(explain("No route to host", 595), NodeDownError)
     refused = explain("Parameter verification failed.", 400, {"net0": "invalid format"})
     assert isinstance(refused, ParameterError)
     assert str(refused) == "Proxmox refuses net0: invalid format"
@@ -219,13 +219,3 @@ def test_connect_refuses_half_a_login(options: dict[str, str], words: str) -> No
     with pytest.raises(ProxmoxError, match=words) as caught:
         connect({**OPTIONS, **options}, Shell(), None)
     assert "s3cret" not in str(caught.value)
-
-
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(_proxmox.importlib, "import_module", missing)
-    options = {"api_host": "pve", "node": "pve", "api_user": "root@pam", "api_password": "x"}
-    with pytest.raises(ProxmoxError, match="proxmoxer and requests"):
-        connect({**OPTIONS, **options}, Shell(), None)
