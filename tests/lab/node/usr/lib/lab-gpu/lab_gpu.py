@@ -17,6 +17,7 @@ import re
 import shutil
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ RTX_5090 = {
 }
 DEBIANS = "550.163.01"
 
-# `module` is one that is built for the running kernel already; without it one has to be installed (DKMS's sources count
-# as built: this machine's kernel has no headers). `nodes` are made at once, as after a first use.
+# `module` is loaded when the machine is placed, as after an upgrade without a reboot; at a boot DKMS's sources that are
+# installed come first (they count as built: this machine's kernel has no headers). `nodes` are there already.
 MACHINES: dict[str, dict[str, Any]] = {
     "none": {"cards": []},
     "two-3090s": {"cards": [RTX_3090, RTX_3090], "module": [DEBIANS, "proprietary"], "nodes": "all"},
@@ -90,7 +91,7 @@ def place(name: str) -> None:
     """Put another machine's cards in, as if the node had been built with them."""
     STATE.parent.mkdir(exist_ok=True)
     STATE.write_text(json.dumps({"name": name, "boots": read(STATE).get("boots", 0)}))
-    power_on()
+    power_on(machine().get("module"))
     nodes = MACHINES[name].get("nodes")
     if nodes:
         make_card_nodes()
@@ -103,7 +104,7 @@ def boot() -> None:
     state = read(STATE)
     if state:
         STATE.write_text(json.dumps({**state, "boots": state["boots"] + 1}))
-        power_on()
+        power_on(module())
 
 
 def machine() -> dict[str, Any]:
@@ -111,8 +112,8 @@ def machine() -> dict[str, Any]:
     return MACHINES[read(STATE).get("name", "none")]
 
 
-def power_on() -> None:
-    """The cards on the bus, no device nodes, and the module that the boot loads, nouveau or NVIDIA's."""
+def power_on(loaded: Sequence[str] | None) -> None:
+    """The cards on the bus, no device nodes, and nouveau or NVIDIA's module (its version and kind)."""
     for node in (*Path("/dev").glob("nvidia*"),):
         shutil.rmtree(node) if node.is_dir() else node.unlink()
     for folder in (PROC, PCI):
@@ -126,8 +127,8 @@ def power_on() -> None:
             (entry / name).write_text(value + "\n")
     if machine().get("nouveau") and not blacklisted("nouveau"):
         bind("nouveau")
-    elif module():
-        load()
+    elif loaded:
+        insert(loaded)
 
 
 def address(number: int) -> str:
@@ -152,14 +153,14 @@ def blacklisted(name: str) -> bool:
     return any(re.search(rf"^\s*blacklist\s+{name}\s*$", file.read_text(), re.MULTILINE) for file in files)
 
 
-def module() -> tuple[str, str] | None:
-    """Version and kind of the kernel module that modprobe would find."""
+def module() -> Sequence[str] | None:
+    """Version and kind of the kernel module that modprobe finds."""
     for conf in sorted(Path("/usr/src").glob("nvidia*/dkms.conf"), reverse=True):
         found = re.search(r'^PACKAGE_VERSION="?([0-9.]+)', conf.read_text(), re.MULTILINE)
         if found:
             return found.group(1), "open" if "open" in conf.read_text() + conf.parent.name else "proprietary"
-    preset = machine().get("module")
-    return (preset[0], preset[1]) if preset else None
+    preset: Sequence[str] | None = machine().get("module")
+    return preset
 
 
 def load() -> str | None:
@@ -169,6 +170,11 @@ def load() -> str | None:
         return None
     if found is None:
         return f"modprobe: FATAL: Module nvidia not found in directory /lib/modules/{os.uname().release}"
+    return insert(found)
+
+
+def insert(found: Sequence[str]) -> str | None:
+    """Insert a module of this version and kind. Returns why not, in modprobe's words."""
     cards = machine()["cards"]
     turing = all(int(card["device"], 16) >= 0x1E00 for card in cards)
     blackwell = any(int(card["device"], 16) >= 0x2900 for card in cards)
