@@ -22,7 +22,7 @@ import stricter_pve
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc, _proxmox
 from ansible_collections.homelab.llamacpp.plugins.modules import lxc
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from lxc_options import assert_foretold, some_runs
 
 pytestmark = [
     # fakepve leaves TLS connections to the garbage collector when its loop ends.
@@ -615,67 +615,8 @@ def test_devices_that_cannot_be_seen_are_said(run: Run) -> None:
     assert "cannot be seen whether node pve1 has /dev/nvidia0" in str(made["warnings"])
 
 
-NETWORKS = st.fixed_dictionaries(
-    {"name": st.sampled_from(["eth0", "lan0"]), "bridge": st.sampled_from(["vmbr0", "vmbr1"])},
-    optional={"ip": st.just("dhcp"), "firewall": st.booleans(), "tag": st.integers(2, 9)},
-)
-MOUNTS = st.sampled_from(
-    ["local-lvm:4,mp=/a", "mp=/b,volume=local-lvm:2,ro=1", "local-lvm:6,mp=/a", "/srv/x,mp=/x", "ro=1,/srv/y,mp=/b"]
-)
-SOME_OPTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "disk_gib": st.sampled_from([4, 8, 8.5, 16]),
-        "restart": st.booleans(),
-        "cores": st.integers(1, 8),
-        "memory_mib": st.integers(64, 4096),
-        "swap_mib": st.integers(0, 1024),
-        "onboot": st.booleans(),
-        "protection": st.booleans(),
-        "tags": st.lists(st.sampled_from(["a", "B", "c-1"]), max_size=3),
-        "description": st.sampled_from(["", "one", "one\ntwo", "größer & 100 % + 1"]),
-        "startup": st.sampled_from(["", "3", "up=5,order=1"]),
-        "timezone": st.sampled_from(["", "host", "Europe/Berlin"]),
-        "nameserver": st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2"]), max_size=2, unique=True),
-        "searchdomain": st.lists(st.just("home.arpa"), max_size=1),
-        "features": st.dictionaries(st.sampled_from(["nesting", "keyctl", "fuse"]), st.booleans()),
-        "net": st.dictionaries(st.sampled_from(["net0", "net1"]), st.none() | NETWORKS)
-        | st.lists(NETWORKS, max_size=2, unique_by=lambda net: str(net["name"])),
-        "mounts": st.dictionaries(st.sampled_from(["mp0", "mp3"]), st.none() | MOUNTS)
-        | st.lists(MOUNTS, max_size=2, unique_by=lambda text: str(text.partition("mp=")[2][:2])),
-        "devices": st.lists(
-            st.fixed_dictionaries(
-                {"path": st.sampled_from(["/dev/kvm", "/dev/nvidia0", "/dev/dri/renderD128"])},
-                optional={
-                    "gid": st.integers(0, 99),
-                    "mode": st.sampled_from(["0660", "0666"]),
-                    "deny_write": st.booleans(),
-                },
-            ),
-            unique_by=lambda device: str(device["path"]),
-        ),
-        "config": st.dictionaries(st.sampled_from(["cpulimit", "cpuunits"]), st.none() | st.integers(1, 9)),
-        "state": st.sampled_from(["present", "started", "stopped"]),
-    },
-)
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(SOME_OPTIONS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some_runs(devices=["/dev/kvm", "/dev/nvidia0", "/dev/dri/renderD128"], bridges=["vmbr0", "vmbr1"], most=4))
 def test_check_mode_foretells_any_run_and_the_next_changes_nothing(pve: Any, run: Run, runs: list[Any]) -> None:
     pve.cts.clear()
-    for some in runs:
-        options = {"ostemplate": TEMPLATE, "storage": "local-lvm", "disk_gib": 8, **some}
-        foretold, before = run(check=True, **options), pve.ct(130) and dict(pve.ct(130).config)
-        real = run(**options)
-        if real.get("failed"):
-            # A container whose volumes are protected: told beforehand, in the same words, and nothing is done.
-            assert "protection: false" in real["msg"]
-            assert (foretold["failed"], foretold["msg"], real["actions"]) == (True, real["msg"], [])
-            assert pve.ct(130).config == before
-            continue
-        for key in ("changed", "actions", "diff", "status", "restart_required", "pending"):
-            assert foretold[key] == real[key], key
-        again = run(**options)
-        assert not again["changed"], again["diff"]
-        assert len(again["calls"]) == 2
+    assert_foretold(run, [{"ostemplate": TEMPLATE, **options} for options in runs])
