@@ -33,6 +33,7 @@ def main() -> int:
         "gpu", help="put the stand-ins of another machine's GPUs into the node; without one, list"
     )
     gpu.add_argument("machine", nargs="?")
+    gpu.add_argument("version", nargs="?", help="of the kernel module that is loaded")
     arguments = parser.parse_args()
     try:
         settings = Settings.from_environment()
@@ -57,7 +58,7 @@ def main() -> int:
             if not lab.is_up(settings):
                 raise LabError(f"the lab is down; bring it up: {LAB_DIR / 'lab'} up")
             if arguments.command == "gpu":
-                return lab.gpu(settings, arguments.machine)
+                return lab.gpu(settings, *filter(None, (arguments.machine, arguments.version)))
             words = arguments.words if arguments.command == "ssh" else shell_of(arguments.vmid)
             command = settings.ssh(*words)
             os.execvp(command[0], command)

@@ -206,10 +206,10 @@ def update(settings: Settings) -> None:
     print("lab: the doubles on the node are now this checkout's")
 
 
-def gpu(settings: Settings, machine: str | None) -> int:
-    """Give the node the stand-ins of a machine's GPUs, or list the machines. Returns the exit status."""
+def gpu(settings: Settings, *machine: str) -> int:
+    """Give the node the stand-ins of a machine (its name, and a version), or list them. Returns the exit status."""
     update(settings)
-    words = ["place", machine] if machine else ["list"]
+    words = ["place", *machine] if machine else ["list"]
     return subprocess.run(
         settings.ssh("/usr/bin/python3 -B /usr/lib/lab-gpu/lab_gpu.py", *words), check=False
     ).returncode

@@ -87,10 +87,10 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def place(name: str) -> None:
-    """Put another machine's cards in, as if the node had been built with them."""
+def place(name: str, version: str | None = None) -> None:
+    """Put another machine's cards in, as if the node had been built with them; with another version of the module."""
     STATE.parent.mkdir(exist_ok=True)
-    STATE.write_text(json.dumps({"name": name, "boots": read(STATE).get("boots", 0)}))
+    STATE.write_text(json.dumps({"name": name, "version": version, "boots": read(STATE).get("boots", 0)}))
     power_on(machine().get("module"))
     nodes = MACHINES[name].get("nodes")
     if nodes:
@@ -109,7 +109,9 @@ def boot() -> None:
 
 def machine() -> dict[str, Any]:
     """The machine that was placed."""
-    return MACHINES[read(STATE).get("name", "none")]
+    state = read(STATE)
+    found = MACHINES[state.get("name", "none")]
+    return {**found, "module": [state["version"], found["module"][1]]} if state.get("version") else found
 
 
 def power_on(loaded: Sequence[str] | None) -> None:
@@ -233,7 +235,7 @@ def make_uvm_nodes() -> None:
 
 
 def main(words: list[str]) -> int:
-    """place NAME, boot, or list. Returns the exit status."""
+    """place NAME [VERSION], boot, or list. Returns the exit status."""
     if words == ["boot"]:
         boot()
     elif words == ["list"]:
@@ -241,8 +243,8 @@ def main(words: list[str]) -> int:
         for name, entry in MACHINES.items():
             cards = ", ".join(card["product"] for card in entry["cards"]) or "no card"
             print(f"{'*' if name == current else ' '} {name:12} {cards}")
-    elif len(words) == 2 and words[0] == "place" and words[1] in MACHINES:
-        place(words[1])
+    elif words[:1] == ["place"] and words[1] in MACHINES:
+        place(*words[1:])
     else:
         print(f"there is no such machine; there are: {' '.join(MACHINES)}", file=sys.stderr)
         return 1
