@@ -20,6 +20,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     wanted_text,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_keys import as_keys, devices_as_keys
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import check_rights
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
@@ -145,7 +146,8 @@ class Lxc:
         if template.missing:
             storages.append(("ostemplate", template.storage, "vztmpl"))
         guards.storages_fit(self.api, self.node, storages)
-        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1")
+        steps = ["create", *self.power_step("stopped", waiting=False)]
+        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1", steps)
         if template.missing:
             self.act("download", "POST", f"nodes/{self.node}/aplinfo", storage=template.storage, template=template.file)
         once = {
@@ -172,7 +174,9 @@ class Lxc:
         change = changes(wanted, found.config, found.running)
         guards.protected_volumes(change, found)
         guards.storages_fit(self.api, self.node, guards.new_volumes(change.put))
-        self.guard(change, before, found.config.get("unprivileged") == "1")
+        waiting = change.waiting(found) if status == "running" else []
+        steps = [*(["grow"] if grow else []), *self.power_step(status, bool(waiting))]
+        self.guard(change, before, found.config.get("unprivileged") == "1", steps)
         digest = found.digest
         for key, size in grow.items():
             self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
@@ -187,30 +191,36 @@ class Lxc:
                 delete=",".join(change.delete) or None,
                 **change.put,
             )
-        waiting = change.waiting(found) if status == "running" else []
         return self.power(status, status, before, change.over(found.config), waiting)
 
-    def guard(self, change: Changes, before: dict[str, str], unprivileged: bool) -> None:
-        """What the user may set and the node has, before anything changes."""
-        guards.for_root_alone(self.api, change, before, unprivileged)
+    def guard(self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str]) -> None:
+        """What the user may do and the node has, before anything changes."""
+        check_rights(self.api, self.vmid, change, before, unprivileged, steps)
         unseen = guards.missing_devices(self.api, self.node, [each["path"] for each in self.params["devices"] or []])
         if unseen and any(key.startswith("dev") for key in change.put):
             self.warnings.append(unseen)
+
+    def power_step(self, status: str, waiting: bool) -> list[str]:
+        """The step to the wanted state, if one is needed; waiting: whether changes wait for a restart."""
+        state = self.params["state"]
+        if state == "started" and status != "running":
+            return ["start"]
+        if state == "stopped" and status != "stopped":
+            return ["shutdown"]
+        return ["restart"] if waiting and self.params["restart"] else []
 
     def power(
         self, before: str, status: str, config: dict[str, str], after: dict[str, str], waiting: list[str]
     ) -> dict[str, Any]:
         """Start, shut down or restart where that is wanted; a container that comes or goes takes what waited."""
-        state = self.params["state"]
-        if state == "started" and status != "running":
-            self.act("start", "POST", f"{self.path}/status/start")
-            status, waiting = "running", []
-        elif state == "stopped" and status != "stopped":
-            self.shutdown("shutdown")
-            status, waiting = "stopped", []
-        elif waiting and self.params["restart"]:
-            self.restart()
-            waiting = []
+        for step in self.power_step(status, bool(waiting)):
+            if step == "start":
+                self.act("start", "POST", f"{self.path}/status/start")
+            elif step == "shutdown":
+                self.shutdown("shutdown")
+            else:
+                self.restart()
+            status, waiting = "stopped" if step == "shutdown" else "running", []
         return self.result(before, status, config, after, waiting)
 
     def restart(self) -> None:
@@ -246,6 +256,7 @@ class Lxc:
         running = status == "running"
         if running and not self.params["force"]:
             raise ProxmoxError(f"not deleted: {self.name(found)} is running. Set state: stopped first, or force: true")
+        check_rights(self.api, self.vmid, Changes({}, []), {}, True, ["delete"])
         self.act("delete", "DELETE", self.path, force=True if running else None, purge=True)
         return self.result(status, "absent", found.config, {}, [])
 

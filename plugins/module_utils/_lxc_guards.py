@@ -11,18 +11,14 @@ import stat
 from collections.abc import Iterable, Mapping
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import (
-    DEVICE,
     Changes,
     ConfigError,
     Found,
-    bind_source,
     is_mount,
-    kind_of,
     new_volume,
-    parse_properties,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import AccessError, ProxmoxError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import ProxmoxError
 
 
 def half_made(api: Proxmox, node: str, vmid: int, found: Found) -> None:
@@ -59,32 +55,6 @@ def protected_volumes(change: Changes, found: Found) -> None:
         raise ProxmoxError(
             f"{', '.join(keys)}: the container is protected, so Proxmox VE changes none of its mount points. Set "
             "protection: false in a run before this one"
-        )
-
-
-def for_root_alone(api: Proxmox, change: Changes, before: Mapping[str, str], unprivileged: bool) -> None:
-    """All settings that only root@pam may set, named at once when somebody else asks."""
-    if api.root:
-        return
-    refused = []
-    for key in sorted([*change.put, *change.delete]):
-        text = change.put.get(key)
-        if kind_of(key) is DEVICE:
-            refused.append(f"{key} ({text or before[key]})")
-        elif is_mount(key) and text and bind_source(key, text):
-            refused.append(f"{key} (bind mount of {bind_source(key, text)})")
-        elif key == "features":
-            old, new = parse_properties(key, before.get(key, "")), parse_properties(key, text or "")
-            names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-            if not unprivileged or names != ["nesting"]:
-                refused.append(f"features ({', '.join(names)}{'' if unprivileged else ' of a privileged container'})")
-        elif key == "hookscript":
-            refused.append(key)
-    if refused:
-        raise AccessError(
-            f"wanted {', '.join(refused)}, which Proxmox VE lets root@pam alone set, no token and no other user: leave "
-            "api_host out and run on the node as root, log in with api_user root@pam and its password, or have them "
-            "set that way once: settings that are in place already are no change"
         )
 
 

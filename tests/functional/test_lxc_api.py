@@ -358,7 +358,18 @@ def test_user_without_rights(pve: Any, run: Run) -> None:
     pve.users["bob@pve"] = "pw"
     pve.grant("bob@pve", "/", "VM.Audit", "Datastore.Audit")
     failed = run(**WANTED, api_user="bob@pve", api_password="pw")
-    assert failed["msg"].startswith("POST nodes/pve1/lxc: Permission check failed")
+    for lacking in ("VM.Allocate (features, unprivileged, create)", "VM.Config.CPU (cores)", "VM.PowerMgmt (start)"):
+        assert lacking in failed["msg"]
+    assert changes_made(pve) == []
+    # All but the start: told before the change, not after it.
+    pve.grant("bob@pve", "/", *(f"VM.Config.{what}" for what in ("CPU", "Memory", "Network", "Disk", "Options")))
+    run(**{**WANTED, "state": "present"})
+    pve.requests.clear()
+    failed = run(cores=2, state="started", api_user="bob@pve", api_password="pw")
+    assert "wanted the privileges VM.PowerMgmt (start) on /vms/130" in failed["msg"]
+    assert changes_made(pve) == []
+    assert run(cores=2, api_user="bob@pve", api_password="pw")["changed"]
+    assert "VM.Allocate (delete)" in run(state="absent", api_user="bob@pve", api_password="pw")["msg"]
 
 
 def test_wrong_password_and_token(run: Run) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Changes, ConfigError, Found
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_guards import (
-    for_root_alone,
     missing_devices,
     new_volumes,
     protected_volumes,
     storages_fit,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import AccessError, ProxmoxError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import ProxmoxError
 
 STORAGES = [
     {"storage": "local", "content": "iso,vztmpl", "active": 1},
@@ -38,36 +37,9 @@ class Answers:
         return self.data
 
 
-def api(data: Any = None, root: bool = True, here: bool = True) -> Proxmox:
-    """The node, as root on it unless told."""
-    return Proxmox(Answers(data), root=root, here=here)
-
-
-@pytest.mark.parametrize(
-    ("put", "delete", "before", "unprivileged", "refused"),
-    [
-        ({"dev0": "/dev/kvm"}, [], {}, True, "dev0 (/dev/kvm)"),
-        ({}, ["dev1"], {"dev1": "/dev/kvm"}, True, "dev1 (/dev/kvm)"),
-        ({"mp0": "mp=/x,volume=/srv/x"}, [], {}, True, "mp0 (bind mount of /srv/x)"),
-        ({"features": "nesting=1,keyctl=0"}, [], {"features": "nesting=0"}, True, "features (keyctl, nesting)"),
-        ({}, ["features"], {"features": "fuse=1"}, True, "features (fuse)"),
-        ({"features": "nesting=1"}, [], {}, False, "features (nesting of a privileged container)"),
-        ({"hookscript": "local:snippets/x"}, [], {}, True, "hookscript"),
-        ({"features": "keyctl=1,nesting=1"}, [], {"features": "keyctl=1"}, True, None),
-        ({"mp0": "fast:8,mp=/x", "cores": "2", "net0": "name=eth0"}, ["mp1"], {"mp1": "/srv,mp=/x"}, True, None),
-    ],
-)
-def test_what_root_alone_may_set(
-    put: dict[str, str], delete: list[str], before: dict[str, str], unprivileged: bool, refused: str | None
-) -> None:
-    change = Changes(put, delete)
-    for_root_alone(api(), change, before, unprivileged)
-    if refused is None:
-        for_root_alone(api(root=False), change, before, unprivileged)
-        return
-    with pytest.raises(AccessError) as caught:
-        for_root_alone(api(root=False), change, before, unprivileged)
-    assert str(caught.value).startswith(f"wanted {refused}, which Proxmox VE lets root@pam alone set")
+def api(data: Any = None, here: bool = True) -> Proxmox:
+    """The node, and whether this is it."""
+    return Proxmox(Answers(data), here=here)
 
 
 def test_devices_are_looked_at_on_the_node(tmp_path: Path) -> None:
