@@ -27,7 +27,7 @@ options:
     description:
       - Name or address of a node, to use its API over HTTPS from wherever the task runs.
       - Without it the module runs C(pvesh), so the task must run on the node as root. That has every right.
-      - Neither way needs anything installed.
+      - Neither way needs anything installed. Proxy variables of the environment are not followed.
     type: str
   api_port:
     description: Port of the API.

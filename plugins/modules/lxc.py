@@ -218,12 +218,23 @@ EXAMPLES = r"""
       - {path: /dev/nvidia-uvm-tools, gid: 44}
   delegate_to: pve
 
-- name: The same from elsewhere, over the API
+- name: More room for the models, and what waits for a restart done now
+  homelab.llamacpp.lxc:
+    vmid: 110
+    mounts:
+      mp0: local-lvm:400,mp=/var/lib/llama-router/models,backup=0
+    features:
+      nesting: true
+      keyctl: true
+    restart: true
+  delegate_to: pve
+
+- name: The same container from elsewhere, over the API
   homelab.llamacpp.lxc:
     api_host: pve.example
     api_user: root@pam
     api_password: "{{ vault_pve_password }}"
-    ca_path: files/pve-root-ca.pem
+    api_fingerprint: "{{ pve_fingerprint }}"
     node: pve
     vmid: 110
     memory_mib: 32768

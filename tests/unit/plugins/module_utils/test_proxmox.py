@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox, Pvesh, connect
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
     AccessError,
@@ -141,6 +142,14 @@ def test_lock_is_retried_then_told() -> None:
         api(Shell(locked), timeout=5).call("GET", "x")
 
 
+def test_what_comes_late_is_asked_for_again() -> None:
+    answers = [None, None, "there"]
+    assert api(Shell()).until(lambda: answers.pop(0), 10) == "there"
+    tries: list[int] = []
+    assert api(Shell()).until(lambda: tries.append(1), 2) is None
+    assert len(tries) == 2 / _proxmox.POLL + 1
+
+
 def test_lock_that_only_the_task_met_is_retried() -> None:
     shell = Shell(
         (0, f'"{UPID}"', "CT is locked (snapshot)\n"),
@@ -219,3 +228,17 @@ def test_connect_refuses_half_a_login(options: dict[str, str], words: str) -> No
     with pytest.raises(ProxmoxError, match=words) as caught:
         connect({**OPTIONS, **options}, Shell(), None)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "root", "here"),
+    [
+        ({}, True, True),
+        ({"node": os.uname().nodename.split(".")[0]}, True, True),
+        ({"node": "another"}, True, False),
+        ({"api_host": "pve", "node": "pve", "api_token_id": "root@pam!a", "api_token_secret": "b"}, False, False),
+    ],
+)
+def test_who_asks_and_from_where(options: dict[str, str], root: bool, here: bool) -> None:
+    proxmox, _node = connect({**OPTIONS, **options}, Shell(), "/usr/bin/pvesh")
+    assert (proxmox.root, proxmox.here) == (root, here)
