@@ -173,9 +173,11 @@ def _keep_volume(key: str, wanted: Properties, found: Properties) -> None:
 def merged(key: str, wanted: str, found: str | None, running: str | None = None) -> str:
     """The wanted text with what Proxmox made up itself kept from the found one.
 
-    running: what the container runs with, where the found one waits for a restart. A volume's size is told there.
+    running: what the container runs with, where the found one, or its removal, waits for a restart. A volume's size is
+    told there.
     """
     kind = kind_of(key)
+    found = running if found is None else found
     if kind is None or found is None:
         return wanted
     ours, theirs = parse_properties(key, wanted), parse_properties(key, found)

@@ -63,13 +63,16 @@ def devices_as_keys(devices: Iterable[Mapping[str, Any]], found: Found | None) -
 def list_as_keys(option: str, family: str, entries: Iterable[Properties], found: Found | None) -> Wanted:
     """The keys for a whole list.
 
-    A key whose removal waits for a restart is not free: over it the new entry would have to wait too.
+    A key whose removal waits for a restart is not free: over it another entry would have to wait too. The same entry
+    takes it back, and nothing waits any more.
     Raises ConfigError for an entry that stands twice or cannot be told from others, and for too many.
     """
     name, limit = FAMILIES[family]
     config, running = (found.config, found.running) if found else ({}, {})
     keys = [key for key in config if re.fullmatch(family + r"\d+", key)]
-    known = {_identity(parse_properties(key, config[key]), name): key for key in keys}
+    going = [key for key in running if re.fullmatch(family + r"\d+", key) and key not in config]
+    known = {_identity(parse_properties(key, running[key]), name): key for key in going}
+    known.update({_identity(parse_properties(key, config[key]), name): key for key in keys})
     free = (key for key in (f"{family}{number}" for number in range(limit)) if key not in config and key not in running)
     wanted: Wanted = dict.fromkeys(keys)
     seen = set()

@@ -34,6 +34,19 @@ def test_devices_keep_their_keys_reuse_free_ones_and_the_rest_goes() -> None:
     }
 
 
+def test_an_entry_whose_removal_waits_takes_its_key_back() -> None:
+    running = {"dev0": "/dev/a,mode=0666", "dev1": "/dev/b", "mp0": "local:vol-1,mp=/srv,size=10G"}
+    found = Found({"dev1": "/dev/b"}, running, ["dev0", "mp0"], None, None)
+    devices = [{"path": "/dev/a", "mode": "0666"}, {"path": "/dev/b"}]
+    wanted = {
+        **devices_as_keys(devices, found),
+        **as_keys("mounts", "mp", [{"volume": "local:10", "mp": "/srv"}], found),
+    }
+    back = changes(wanted, found.config, found.running)
+    assert back.put == {"dev0": running["dev0"], "mp0": running["mp0"]}
+    assert back.waiting(found) == []
+
+
 @pytest.mark.parametrize(
     ("devices", "words"),
     [
