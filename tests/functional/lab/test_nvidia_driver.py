@@ -55,7 +55,7 @@ class Guest:
         }
         inventory = {"all": {"children": {"guests": {"hosts": {"nvidia": host}}}}}
         (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
-        role = {"name": "homelab.llamacpp.nvidia_driver", "tasks_from": "guest.yml"}
+        role = {"name": "homelab.llamacpp.nvidia_driver", "tasks_from": "guest"}
         play = {"hosts": "nvidia", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}
         (folder / "play.yml").write_text(yaml.safe_dump([play]))
 
