@@ -25,7 +25,7 @@ OFFERED = (
 
 def _routes_stricter(self: Any) -> list[tuple[str, str, Any]]:
     async def offered(_values: dict[str, Any], _user: str) -> list[dict[str, str]]:
-        return [{"template": name, "package": name.split("_")[0], "type": "lxc"} for name in OFFERED]
+        return [{"template": name, "package": name.partition("_")[0], "type": "lxc"} for name in OFFERED]
 
     async def download(values: dict[str, Any], user: str) -> str:
         if values["template"] not in OFFERED:
