@@ -97,4 +97,4 @@ def test_a_model_was_looked_at_since_the_start(host: Any) -> None:
 
 def test_models_have_a_volume_of_their_own(host: Any) -> None:
     """Which backups leave out, and which the router's files are on."""
-    assert host.check_output("stat --format %%m /var/lib/llama-router/models") == "/var/lib/llama-router"
+    assert host.check_output("stat --format %m /var/lib/llama-router/models") == "/var/lib/llama-router"
