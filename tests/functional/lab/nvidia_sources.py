@@ -45,6 +45,7 @@ def package(folder: Path, name: str, version: str, fields: str = "", library: st
         f"Package: {name}\nVersion: {version}-1\nArchitecture: all\nMaintainer: the lab <lab@example.org>\n{fields}"
         f"Description: stand-in of the lab for NVIDIA's package {name}\n"
     )
+    (root / "DEBIAN/triggers").write_text("activate-noawait ldconfig\n")
     if library:
         place = root / LIBRARIES.lstrip("/")
         place.mkdir(parents=True, exist_ok=True)
