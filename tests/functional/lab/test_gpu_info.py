@@ -37,8 +37,12 @@ EOF
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nvidia-smi libcuda1 nvidia-modprobe
 """
-REMOVE = """rm -f /etc/apt/sources.list.d/test-gpu-info.sources
-apt-get purge -y -qq '*nvidia*' libcuda1 && apt-get autoremove -y -qq --purge
+# Also what the driver's role has left there in another test.
+REMOVE = """cd /etc
+rm -f apt/sources.list.d/test-gpu-info.sources apt/preferences.d/homelab-nvidia modprobe.d/homelab-nvidia.conf
+dpkg-query --show --showformat '${Package}\\n' '*nvidia*' 'libcuda*' 2>/dev/null |
+  xargs --no-run-if-empty apt-get purge -y -qq --allow-change-held-packages
+apt-get autoremove -y -qq --purge
 """
 LIBRARIES = {"libcuda.so.1": "550.163.01", "libnvidia-ml.so.1": "550.163.01"}
 
@@ -81,6 +85,7 @@ def environment() -> dict[str, str]:
 def lab() -> Iterator[None]:
     """A lab that is up; without a card in the end."""
     subprocess.run([LAB, "up"], check=True, timeout=600)
+    on_node(REMOVE)
     yield
     place("none")
 

@@ -4,8 +4,8 @@
 """Lab stand-ins for NVIDIA GPUs: made-up cards, and the kernel module that would drive them. There is no GPU.
 
 What the kernel shows of them lies in two tmpfs that the node boots with and every guest has too: /proc/driver and
-/sys/bus/pci/devices. The packages, DKMS and the libraries are Debian's real ones; the stand-ins of nvidia-smi,
-nvidia-modprobe and modprobe beside this file do what the real ones would do on such a machine, and no more.
+/sys/bus/pci/devices. The packages, DKMS and the libraries are Debian's real ones; the stand-ins of nvidia-smi
+(nvidia_smi.py), nvidia-modprobe and modprobe do what the real ones would do on such a machine, and no more.
 """
 
 from __future__ import annotations
@@ -235,16 +235,26 @@ def make_uvm_nodes() -> None:
 
 
 def main(words: list[str]) -> int:
-    """place NAME [VERSION], boot, or list. Returns the exit status."""
-    if words == ["boot"]:
+    """place NAME [VERSION], boot, list, or the program modprobe or nvidia-modprobe. Returns the exit status."""
+    command, arguments = words[0], words[1:]
+    if command == "boot":
         boot()
-    elif words == ["list"]:
+    elif command == "list":
         current = read(STATE).get("name", "none")
         for name, entry in MACHINES.items():
             cards = ", ".join(card["product"] for card in entry["cards"]) or "no card"
             print(f"{'*' if name == current else ' '} {name:12} {cards}")
-    elif words[:1] == ["place"] and words[1] in MACHINES:
-        place(*words[1:])
+    elif command == "place" and arguments[0] in MACHINES:
+        place(*arguments)
+    elif command in ("modprobe", "nvidia-modprobe"):
+        refusal = load()
+        if refusal:
+            print(refusal, file=sys.stderr)
+            return 1
+        if command == "nvidia-modprobe":
+            make_card_nodes()
+            if "-u" in arguments:
+                make_uvm_nodes()
     else:
         print(f"there is no such machine; there are: {' '.join(MACHINES)}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ SHIFT = 100000
 LIBC, MNT_DETACH = ctypes.CDLL(None), 2
 HOOK = "/usr/lib/pve-double/post-stop"
 KERNEL_VIEWS = ("/proc/driver", "/sys/bus/pci/devices")
-NVIDIA_SMI = "/usr/local/bin/nvidia-smi"
+NVIDIA_SMI = {"/usr/local/bin/nvidia-smi": "file", "/usr/lib/lab-gpu": "dir"}
 
 
 class Refused(Exception):
@@ -130,7 +130,8 @@ def write_config(vmid: int, config: dict[str, Any]) -> None:
         )
     # A container shares its node's kernel: what that shows of the lab's stand-ins for GPUs, and their nvidia-smi.
     lines += [f"lxc.mount.entry = {path} {path.lstrip('/')} none bind 0 0" for path in KERNEL_VIEWS]
-    lines.append(f"lxc.mount.entry = {NVIDIA_SMI} {NVIDIA_SMI.lstrip('/')} none bind,ro,create=file 0 0")
+    for path, kind in NVIDIA_SMI.items():
+        lines.append(f"lxc.mount.entry = {path} {path.lstrip('/')} none bind,ro,create={kind} 0 0")
     (folder / "config").write_text("\n".join(lines) + "\n")
 
 
