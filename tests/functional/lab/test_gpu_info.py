@@ -78,7 +78,7 @@ def look() -> dict[str, Any]:
 
 def environment() -> dict[str, str]:
     """Ansible's output as data, whatever the configuration of the checkout says."""
-    return {**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_CONFIG": "/dev/null"}
+    return {**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
 
 
 @pytest.fixture(scope="module", autouse=True)
