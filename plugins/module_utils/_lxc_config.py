@@ -273,7 +273,9 @@ def growth(wanted: Wanted, found: Found) -> dict[str, str]:
         new = new_volume(key, value)
         if not new:
             continue
-        now, then = (parse_properties(key, where.get(key, "")) for where in (found.running, found.config))
+        now = parse_properties(key, found.running.get(key, ""))
+        # One whose removal waits for a restart is taken back, see merged.
+        then = parse_properties(key, found.config.get(key, found.running.get(key, "")))
         # A volume without a size is one without a limit.
         if now.get("volume") == then.get("volume") and 0 < _size_gib(now.get("size", "")) < float(new.group(2)):
             grown[key] = _size_text(float(new.group(2)))

@@ -485,6 +485,17 @@ def test_growing_a_mount_point_that_changes_too(pve: Any, run: Run) -> None:
     assert pve.ct(130).config["mp0"].endswith("mp=/models,size=40G")
 
 
+def test_volume_taken_back_and_grown(pve: Any, run: Run) -> None:
+    run(**WANTED)
+    assert run(mounts={"mp0": None})["pending"] == ["mp0"]
+    bigger = {"mounts": ["local-lvm:30,mp=/models"]}
+    foretold, back = run(check=True, **bigger), run(**bigger)
+    assert (back["actions"], back["pending"]) == (["grow", "configure"], [])
+    assert (back["diff"], back["actions"]) == (foretold["diff"], foretold["actions"])
+    assert not run(**bigger)["changed"]
+    assert pve.ct(130).config["mp0"].endswith("size=30G")
+
+
 def test_full_storage_is_the_tasks_word(pve: Any, run: Run) -> None:
     run(**WANTED)
     pve.fail("PUT", "/nodes/pve1/lxc/130/resize", 500, "not enough space")

@@ -226,6 +226,14 @@ def test_volume_that_is_about_to_be_another_one_does_not_grow() -> None:
     assert growth({"mp0": "local:4,mp=/m"}, found) == {}
 
 
+def test_volume_that_is_taken_back_grows_at_once() -> None:
+    found = Found.parse([{"key": "mp0", "value": "local:a,mp=/m,size=1G", "delete": 1}])
+    wanted: dict[str, str | None] = {"mp0": "local:4,mp=/m"}
+    assert growth(wanted, found) == {"mp0": "4G"}
+    after = found.grown({"mp0": "4G"})
+    assert changes(wanted, after.config, after.running).put == {"mp0": "local:a,mp=/m,size=4G"}
+
+
 def test_size_is_that_of_the_volume_also_where_a_change_waits() -> None:
     entry = {"key": "mp0", "value": "local:a,mp=/m,size=1G", "pending": "local:a,mp=/m,ro=1,size=1G"}
     found = Found.parse([entry]).grown({"mp0": "4G"})
