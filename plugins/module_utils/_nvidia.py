@@ -204,7 +204,7 @@ def libraries_in(listing: str, root: Path) -> dict[str, str]:
         found = re.search(rf"\.so\.({VERSION})$", os.path.realpath(root / path.lstrip("/")))
         if found:
             versions[name] = found.group(1)
-    return versions
+    return {name: versions[name] for name in LIBRARIES if name in versions}
 
 
 def minors_in(proc: Path) -> dict[str, int]:
