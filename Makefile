@@ -93,7 +93,8 @@ functional: venv ## Properties judged by the real llama-server, and the Proxmox 
 	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab
-functional-lab: venv lab ## The connection, the lxc module and the lab itself, on the lab
+functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module, the driver and the lab itself, on the lab
+	@tests/need gpg && tests/need cc gcc && tests/need dpkg-scanpackages dpkg-dev
 	$(RUN) pytest tests/functional/lab
 
 .PHONY: molecule

@@ -26,9 +26,8 @@ options:
   api_host:
     description:
       - Name or address of a node, to use its API over HTTPS from wherever the task runs.
-      - Without it the module runs C(pvesh), so the task must run on the node as root. That needs nothing installed
-        there, and has every right.
-      - Needs the Python libraries C(proxmoxer) and C(requests) where the task runs.
+      - Without it the module runs C(pvesh), so the task must run on the node as root. That has every right.
+      - Neither way needs anything installed. Proxy variables of the environment are not followed.
     type: str
   api_port:
     description: Port of the API.
@@ -49,9 +48,14 @@ options:
     description: The token's secret.
     type: str
   validate_certs:
-    description: Whether the certificate of O(api_host) must be trusted.
+    description: Whether the certificate of O(api_host) must be trusted. O(api_fingerprint) is the better way out.
     type: bool
     default: true
+  api_fingerprint:
+    description:
+      - SHA-256 fingerprint of the certificate of O(api_host), as C(pvenode cert info) on the node or the web interface
+        show it. Only this certificate is then accepted, whoever signed it and whatever name it is for.
+    type: str
   ca_path:
     description:
       - Path, where the task runs, of a PEM file with the authority to trust.

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Optional
 
 # Property name -> text. None stands for a key that is to go.
@@ -50,7 +51,7 @@ STARTUP = Kind(default_key="order")
 
 KINDS = (
     (re.compile(r"net\d+"), NET),
-    (re.compile(r"mp\d+"), MOUNT),
+    (re.compile(r"mp\d+|rootfs"), MOUNT),
     (re.compile(r"dev\d+"), DEVICE),
     (re.compile(r"features"), FEATURES),
     (re.compile(r"startup"), STARTUP),
@@ -70,6 +71,11 @@ HOT_ADD = re.compile(r"(mp|dev)\d+")
 def kind_of(key: str) -> Kind | None:
     """How the key's property string is read, or None for a plain value."""
     return next((kind for pattern, kind in KINDS if pattern.fullmatch(key)), None)
+
+
+def is_mount(key: str) -> bool:
+    """Whether the key is a mount point's or the root volume's."""
+    return kind_of(key) is MOUNT
 
 
 def scalar(value: Any) -> str:
@@ -119,34 +125,6 @@ def wanted_properties(key: str, value: Any) -> Properties:
     return found
 
 
-def devices_as_keys(devices: Iterable[Mapping[str, Any]], found: Found | None) -> Wanted:
-    """The devN keys for a list of devices: a path keeps its key, the other devices found go, new ones take free keys.
-
-    A key whose removal waits for a restart is not free: over it the new device would have to wait too.
-    Raises ConfigError for a path that stands twice or is no device below /dev.
-    """
-    config, running = (found.config, found.running) if found else ({}, {})
-    keys = {key: parse_properties(key, text) for key, text in config.items() if kind_of(key) is DEVICE}
-    by_path = {properties.get("path", ""): key for key, properties in keys.items()}
-    wanted: Wanted = dict.fromkeys(keys)
-    free = (key for key in (f"dev{number}" for number in range(256)) if key not in config and key not in running)
-    seen = set()
-    for device in devices:
-        properties = {str(name).replace("_", "-"): value for name, value in device.items()}
-        path = str(properties.get("path") or "")
-        if not re.fullmatch(r"/dev/[^\s,]*[^\s,/]", path):
-            raise ConfigError(f"devices: wanted the path of a device node below /dev, found {path!r}")
-        if path in seen:
-            raise ConfigError(f"devices: {path} stands twice")
-        seen.add(path)
-        mode = properties.get("mode")
-        if mode is not None and not re.fullmatch(r"0[0-7]{3}", str(mode)):
-            raise ConfigError(f"devices: {path}: wanted a mode of a 0 and three octal digits, quoted, found {mode!r}")
-        key = by_path.get(path) or next(free)
-        wanted[key] = format_properties(key, wanted_properties(key, properties))
-    return wanted
-
-
 def wanted_text(key: str, value: Any) -> str | None:
     """A wanted value as the text to send, None for a key that is to go."""
     if value is None or value in ("", [], {}):
@@ -156,9 +134,25 @@ def wanted_text(key: str, value: Any) -> str | None:
     return scalar(value)
 
 
+def new_volume(key: str, text: str | None) -> re.Match[str] | None:
+    """The storage and the GiB of a volume that is still to be made; None for any other value."""
+    return NEW_VOLUME.fullmatch(parse_properties(key, text).get("volume", "")) if text and is_mount(key) else None
+
+
+def bind_source(key: str, text: str) -> str | None:
+    """The node's path that a mount point shows, None for one with a volume."""
+    volume = parse_properties(key, text).get("volume", "")
+    return volume if volume.startswith("/") else None
+
+
 def _size_gib(text: str) -> float:
     parts = SIZE.fullmatch(text)
     return float(parts.group(1)) * GIB[parts.group(2)] if parts else 0.0
+
+
+def _size_text(gib: float) -> str:
+    """A size as Proxmox writes it, with the largest unit that needs no fraction."""
+    return next(f"{gib / GIB[unit]:.0f}{unit}" for unit in "TGMK" if unit == "K" or not (gib / GIB[unit]) % 1)
 
 
 def _keep_volume(key: str, wanted: Properties, found: Properties) -> None:
@@ -176,9 +170,14 @@ def _keep_volume(key: str, wanted: Properties, found: Properties) -> None:
     wanted["volume"] = volume
 
 
-def merged(key: str, wanted: str, found: str | None) -> str:
-    """The wanted text with what Proxmox made up itself kept from the found one."""
+def merged(key: str, wanted: str, found: str | None, running: str | None = None) -> str:
+    """The wanted text with what Proxmox made up itself kept from the found one.
+
+    running: what the container runs with, where the found one, or its removal, waits for a restart. A volume's size is
+    told there.
+    """
     kind = kind_of(key)
+    found = running if found is None else found
     if kind is None or found is None:
         return wanted
     ours, theirs = parse_properties(key, wanted), parse_properties(key, found)
@@ -186,6 +185,9 @@ def merged(key: str, wanted: str, found: str | None) -> str:
         _keep_volume(key, ours, theirs)
         if ours.get("volume") != theirs.get("volume"):
             return wanted
+        sizes = parse_properties(key, running or "")
+        if sizes.get("volume") == theirs.get("volume"):
+            theirs.update({name: size for name, size in sizes.items() if name == "size"})
     for name in kind.generated:
         if name in theirs:
             ours.setdefault(name, theirs[name])
@@ -238,8 +240,8 @@ class Changes:
         return sorted(left)
 
 
-def changes(wanted: Wanted, found: Mapping[str, str]) -> Changes:
-    """Only what differs, in the order of the keys.
+def changes(wanted: Wanted, found: Mapping[str, str], running: Mapping[str, str] = MappingProxyType({})) -> Changes:
+    """Only what differs, in the order of the keys. found, running: as Found has them.
 
     Raises ConfigError for a change that cannot be made to a container that exists.
     """
@@ -251,7 +253,7 @@ def changes(wanted: Wanted, found: Mapping[str, str]) -> Changes:
             if current is not None:
                 delete.append(key)
             continue
-        value = merged(key, value, current)
+        value = merged(key, value, current, running.get(key))
         if meaning(key, value) == meaning(key, current):
             continue
         if key == "unprivileged":
@@ -259,24 +261,25 @@ def changes(wanted: Wanted, found: Mapping[str, str]) -> Changes:
                 f"unprivileged: wanted {value}, found {current or '0'}: it is fixed when a container is made. Back the "
                 "container up and restore it with the other setting, or write what it has"
             )
-        put[key] = value
+        # Back to what it runs with, in its very words: for Proxmox another spelling would still wait for a restart.
+        put[key] = running[key] if key in running and meaning(key, value) == meaning(key, running[key]) else value
     return Changes(put, delete)
 
 
-def too_small(wanted: Wanted, found: Mapping[str, str]) -> list[str]:
-    """A sentence for each volume that is smaller than wanted; volumes are not grown here."""
-    sentences = []
+def growth(wanted: Wanted, found: Found) -> dict[str, str]:
+    """Key -> new size, for each volume that is smaller than its wanted `storage:GiB`; none is ever made smaller."""
+    grown = {}
     for key, value in sorted(wanted.items()):
-        if value is None or key not in found or not (kind_of(key) is MOUNT or key == "rootfs"):
+        new = new_volume(key, value)
+        if not new:
             continue
-        new = NEW_VOLUME.fullmatch(value.split(",")[0])
-        size = next((part[5:] for part in found[key].split(",") if part.startswith("size=")), "")
-        if new and size and _size_gib(size) < float(new.group(2)):
-            sentences.append(
-                f"{key} has {size}, wanted {new.group(2)} GiB: it is not grown here, `pct resize VMID {key} "
-                f"{new.group(2)}G` on the node does"
-            )
-    return sentences
+        now = parse_properties(key, found.running.get(key, ""))
+        # One whose removal waits for a restart is taken back, see merged.
+        then = parse_properties(key, found.config.get(key, found.running.get(key, "")))
+        # A volume without a size is one without a limit.
+        if now.get("volume") == then.get("volume") and 0 < _size_gib(now.get("size", "")) < float(new.group(2)):
+            grown[key] = _size_text(float(new.group(2)))
+    return grown
 
 
 @dataclass(frozen=True)
@@ -307,3 +310,12 @@ class Found:
             if then is not None:
                 config[key] = scalar(then)
         return cls(config, running, waiting, config.pop("digest", None), config.pop("lock", None))
+
+    def grown(self, sizes: Mapping[str, str]) -> Found:
+        """As it is once the volumes of these keys have these sizes; what waits for a restart keeps its old words."""
+        new = {
+            key: format_properties(key, {**parse_properties(key, self.running[key]), "size": size})
+            for key, size in sizes.items()
+        }
+        settled = {key: text for key, text in new.items() if key not in self.waiting}
+        return replace(self, config={**self.config, **settled}, running={**self.running, **new})

@@ -30,6 +30,8 @@ Why = Callable[[Model, float], "list[str]"]
 # How llama-server begins a line: seconds since its start with its parts, and a letter for the level.
 _CLOCK = re.compile(r"\d+(\.\d+){3} ")
 _ERROR = re.compile(_CLOCK.pattern + "E ")
+# What systemd itself says of a unit in its journal, beside what the unit's processes say.
+_SYSTEMD = re.compile(r"[\w@.-]+\.service: |(Starting|Started|Stopping|Stopped|Failed to start) ")
 
 
 class LoadError(RouterError):
@@ -263,7 +265,8 @@ def telling(log: Iterable[str], most: int = 5) -> list[str]:
     """The last lines of a llama-server's log that are errors, without their clocks; just the last ones when none is."""
     lines = list(log)
     errors = [line for line in lines if _ERROR.match(line)]
-    return [_CLOCK.sub("", line) for line in (errors or lines)][-most:]
+    own = [line for line in lines if not _SYSTEMD.match(line)]
+    return [_CLOCK.sub("", line) for line in (errors or own or lines)][-most:]
 
 
 def _definition(model: Model) -> tuple[object, ...]:

@@ -77,12 +77,13 @@ class Unit:
         """Start it, also out of a pause between two tries, which a plain start would sit out."""
         self._systemctl("restart", self.name)
 
-    def journal(self, since: float, prefix: str = "", lines: int = 50) -> list[str]:
+    def journal(self, since: float, prefix: str = "", lines: int = 50, read: int = 500) -> list[str]:
         """Its last `lines` of output since a time (seconds since the epoch) that begin with `prefix`.
 
-        Nothing where there is no journal, or none that this user may read.
+        Of all its output the last `read` lines are looked at. Nothing where there is no journal, or none that this
+        user may read.
         """
-        argv = ["journalctl", "--unit", self.name, "--since", f"@{int(since)}", "--lines", "500"]
+        argv = ["journalctl", "--unit", self.name, "--since", f"@{int(since)}", "--lines", str(read)]
         status, output, _errors = self._run([*argv, "--output", "cat", "--no-pager", "--quiet"])
         if status != 0:
             return []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -95,3 +96,34 @@ def test_after_a_reboot_of_the_guest_it_serves_again_and_nothing_changes(host: A
     wait_for_router(host)
     assert router.chat("tiny-single")[0] == 200
     assert "changed=0" in site()
+
+
+def journal_since(host: Any, moment: str) -> str:
+    return str(host.check_output("journalctl --unit llama-router --since %s --output cat --no-pager", moment))
+
+
+def test_a_device_that_is_gone_stops_the_start_by_its_name(host: Any, router: Router) -> None:
+    moment = host.check_output("date +@%s")
+    host.check_output("systemctl stop lab-gpu@1")
+    assert host.run("systemctl restart llama-router").rc != 0
+    said = journal_since(host, moment)
+    assert "llama-router gate: wanted the devices RPC0 RPC1; " in said
+    assert "ended with 134: Failed to connect to 127.0.0.1:50162." in said
+    assert host.run("curl --silent --max-time 5 %s/health", URL).rc != 0
+    # Back again it starts by itself: systemd keeps trying.
+    host.check_output("systemctl start lab-gpu@1")
+    wait_for_router(host)
+    assert router.chat("tiny-single")[0] == 200
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_a_machine_meant_for_the_cpu_starts_without_a_device(host: Any, router: Router) -> None:
+    change = {"llama_router_cpu_only": True, "llama_router_models_max": 2}
+    nothing: dict[str, Any] = {"llama_router_devices": [], "llama_router_options": {}}
+    host.check_output("systemctl stop lab-gpu@0 lab-gpu@1")
+    try:
+        said = site("--extra-vars", json.dumps({**change, **nothing}))
+        assert "this machine is meant to compute on its CPU (llama_router_cpu_only)" in said
+        assert router.chat("tiny-single")[0] == 200
+    finally:
+        host.check_output("systemctl start lab-gpu@0 lab-gpu@1")

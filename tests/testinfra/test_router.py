@@ -87,3 +87,14 @@ def test_models_lie_on_both_stand_ins_for_gpus(host: Any, router: Router) -> Non
     held = [int(line.split()[1]) // 1024 for line in cards.splitlines()]
     assert len(held) == 2 * 2, "two models on two cards"
     assert min(held) >= 20, held
+
+
+def test_a_model_was_looked_at_since_the_start(host: Any) -> None:
+    """The play's own proof; the test above is another one, by the memory of the cards."""
+    proof = host.file("/run/llama-router/offloaded")
+    assert (proof.exists, proof.user) == (True, "root")
+
+
+def test_models_have_a_volume_of_their_own(host: Any) -> None:
+    """Which backups leave out, and which the router's files are on."""
+    assert host.check_output("stat --format %m /var/lib/llama-router/models") == "/var/lib/llama-router"

@@ -29,6 +29,11 @@ def main() -> int:
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
     shell = commands.add_parser("shell", help="a shell on the node, or in a container")
     shell.add_argument("vmid", nargs="?", type=int)
+    gpu = commands.add_parser(
+        "gpu", help="put the stand-ins of another machine's GPUs into the node; without one, list"
+    )
+    gpu.add_argument("machine", nargs="?")
+    gpu.add_argument("version", nargs="?", help="of the kernel module that is loaded")
     arguments = parser.parse_args()
     try:
         settings = Settings.from_environment()
@@ -52,6 +57,8 @@ def main() -> int:
             requirements.root()
             if not lab.is_up(settings):
                 raise LabError(f"the lab is down; bring it up: {LAB_DIR / 'lab'} up")
+            if arguments.command == "gpu":
+                return lab.gpu(settings, *filter(None, (arguments.machine, arguments.version)))
             words = arguments.words if arguments.command == "ssh" else shell_of(arguments.vmid)
             command = settings.ssh(*words)
             os.execvp(command[0], command)

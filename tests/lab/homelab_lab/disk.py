@@ -112,7 +112,7 @@ def configure(settings: Settings, node: Path) -> None:
     run("cp", "-R", "--preserve=mode", f"{FILES}/.", str(node))
     write("etc/pve-double/id", doubles_id() + "\n")
     wanted = node / "etc/systemd/system/multi-user.target.wants"
-    for unit in ("pve-double.service", "pve-guests.service"):
+    for unit in ("lab-gpu.service", "pve-double.service", "pve-guests.service"):
         (wanted / unit).unlink(missing_ok=True)
         (wanted / unit).symlink_to(f"../{unit}")
 

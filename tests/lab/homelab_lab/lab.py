@@ -206,6 +206,15 @@ def update(settings: Settings) -> None:
     print("lab: the doubles on the node are now this checkout's")
 
 
+def gpu(settings: Settings, *machine: str) -> int:
+    """Give the node the stand-ins of a machine (its name, and a version), or list them. Returns the exit status."""
+    update(settings)
+    words = ["place", *machine] if machine else ["list"]
+    return subprocess.run(
+        settings.ssh("/usr/bin/python3 -B /usr/lib/lab-gpu/lab_gpu.py", *words), check=False
+    ).returncode
+
+
 def status(settings: Settings) -> int:
     """Say whether the lab is up and which guests it has. Returns 0 when it is up, 1 when it is not."""
     if not is_up(settings):

@@ -60,6 +60,10 @@ if [ -e proc/sysrq-trigger ]; then
   mount -o remount,bind,ro proc/sysrq-trigger
 fi
 
+# Where the stand-ins for GPUs are shown (see usr/lib/lab-gpu); this machine's own cards are none of the node's.
+mount -t tmpfs -o mode=755,size=1m tmpfs proc/driver
+mount -t tmpfs -o mode=755,size=1m tmpfs sys/bus/pci/devices
+
 mkdir -p .old-root
 pivot_root . .old-root
 cd /

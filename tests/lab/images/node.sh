@@ -4,7 +4,7 @@
 #
 # The node: what Proxmox VE brings along, as far as Debian has it, and the library behind the doubles.
 install_packages openssh-server lxc btrfs-progs zstd python3 python3-venv ifupdown bridge-utils ca-certificates procps \
-  iputils-ping nftables less
+  iputils-ping nftables less initramfs-tools kmod pciutils
 # LXC's own bridge and its start at boot: Proxmox has neither.
 sed -i 's/^USE_LXC_BRIDGE=.*/USE_LXC_BRIDGE="false"/' /etc/default/lxc-net
 systemctl mask -q lxc.service lxc-net.service console-getty.service getty@.service systemd-networkd.service \

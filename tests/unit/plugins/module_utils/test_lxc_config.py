@@ -14,10 +14,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     ConfigError,
     Found,
     changes,
-    devices_as_keys,
     format_properties,
+    growth,
     parse_properties,
-    too_small,
     wanted_text,
 )
 from hypothesis import given
@@ -158,31 +157,6 @@ def test_bad_properties(key: str, value: Any, words: str) -> None:
         wanted_text(key, value)
 
 
-def test_devices_keep_their_keys_reuse_free_ones_and_the_rest_goes() -> None:
-    config = {"dev0": "/dev/a,gid=44", "dev2": "/dev/b", "net0": NET}
-    found = Found(config, {**config, "dev1": "/dev/going"}, ["dev1"], None, None)
-    devices = [{"path": "/dev/c", "mode": "0666"}, {"path": "/dev/b", "gid": 44, "deny_write": True, "uid": None}]
-    assert devices_as_keys(devices, found) == {
-        "dev0": None,
-        "dev2": "/dev/b,gid=44,deny-write=1",
-        "dev3": "/dev/c,mode=0666",
-    }
-
-
-@pytest.mark.parametrize(
-    ("devices", "words"),
-    [
-        ([{"path": "nvidia0"}], "wanted the path of a device node below /dev, found 'nvidia0'"),
-        ([{"path": "/dev/nvidia-caps/"}], "wanted the path of a device node"),
-        ([{"path": "/dev/a"}, {"path": "/dev/a"}], "/dev/a stands twice"),
-        ([{"path": "/dev/a", "mode": "660"}], "wanted a mode of a 0 and three octal digits"),
-    ],
-)
-def test_bad_devices(devices: list[dict[str, str]], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        devices_as_keys(devices, None)
-
-
 def test_what_waits_for_a_restart() -> None:
     found = Found.parse(
         [
@@ -219,6 +193,56 @@ def test_found_counts_pending_changes_as_done() -> None:
     assert found.running == {"memory": "512", "features": "nesting=1", "onboot": "1", "digest": "abc", "lock": "backup"}
 
 
-@pytest.mark.parametrize(("size", "told"), [("8G", 1), ("8192M", 1), ("16G", 0), ("1T", 0), ("17179869184", 0)])
-def test_a_volume_that_is_too_small_is_told(size: str, told: int) -> None:
-    assert len(too_small({"rootfs": "local:16"}, {"rootfs": f"local:vm-1-disk-0,size={size}"})) == told
+@pytest.mark.parametrize(
+    ("wanted", "size", "grown"),
+    [
+        ("local:16", "8G", "16G"),
+        ("local:16", "8192M", "16G"),
+        ("local:8.5", "8G", "8704M"),
+        ("local:2048", "1T", "2T"),
+        ("local:0.0001", "8K", "105K"),
+        ("local:16", "16G", None),
+        ("local:16", "1T", None),
+        ("local:16", "17179869184", None),
+        # Without a limit, or told as none.
+        ("local:16", "0T", None),
+        ("local:vm-1-disk-0", "8G", None),
+        ("/srv/x", "8G", None),
+    ],
+)
+def test_volumes_grow_and_never_shrink(wanted: str, size: str, grown: str | None) -> None:
+    found = Found.parse([{"key": key, "value": f"local:vm-1-disk-0,mp=/m,size={size}"} for key in ("rootfs", "mp0")])
+    keys = {"rootfs": wanted, "mp0": f"mp=/m,volume={wanted}", "mp1": "local:1,mp=/y"}
+    sizes = growth(keys, found)
+    assert sizes == ({"rootfs": grown, "mp0": grown} if grown else {})
+    after = found.grown(sizes)
+    assert growth(keys, after) == {}
+    if grown:
+        assert after.config["rootfs"] == f"local:vm-1-disk-0,mp=/m,size={grown}"
+
+
+def test_volume_that_is_about_to_be_another_one_does_not_grow() -> None:
+    found = Found.parse([{"key": "mp0", "value": "local:a,mp=/m,size=1G", "pending": "local:b,mp=/m"}])
+    assert growth({"mp0": "local:4,mp=/m"}, found) == {}
+
+
+def test_volume_that_is_taken_back_grows_at_once() -> None:
+    found = Found.parse([{"key": "mp0", "value": "local:a,mp=/m,size=1G", "delete": 1}])
+    wanted: dict[str, str | None] = {"mp0": "local:4,mp=/m"}
+    assert growth(wanted, found) == {"mp0": "4G"}
+    after = found.grown({"mp0": "4G"})
+    assert changes(wanted, after.config, after.running).put == {"mp0": "local:a,mp=/m,size=4G"}
+
+
+def test_size_is_that_of_the_volume_also_where_a_change_waits() -> None:
+    entry = {"key": "mp0", "value": "local:a,mp=/m,size=1G", "pending": "local:a,mp=/m,ro=1,size=1G"}
+    found = Found.parse([entry]).grown({"mp0": "4G"})
+    assert (found.running["mp0"], found.config["mp0"]) == ("local:a,mp=/m,size=4G", "local:a,mp=/m,ro=1,size=1G")
+    change = changes({"mp0": "local:4,mp=/m,ro=1"}, found.config, found.running)
+    assert change.put == {"mp0": "local:a,mp=/m,ro=1,size=4G"}
+
+
+def test_back_to_what_runs_is_sent_in_its_very_words() -> None:
+    found = Found.parse([{"key": "dev0", "value": "/dev/a,gid=0", "pending": "/dev/a,gid=5"}])
+    change = changes({"dev0": "/dev/a"}, found.config, found.running)
+    assert (change.put, change.waiting(found)) == ({"dev0": "/dev/a,gid=0"}, [])

@@ -12,23 +12,24 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import (
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox, Pvesh, connect
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
     AccessError,
     LockedError,
     LoginError,
+    NodeDownError,
     NotFoundError,
     ParameterError,
-    Proxmox,
     ProxmoxError,
-    Pvesh,
     TaskError,
     UnreachableError,
-    connect,
     explain,
 )
 
 UPID = "UPID:pve:00001A2B:0012D687:67000000:vzstart:130:root@pam:"
-NONE = dict.fromkeys(("api_host", "api_user", "api_password", "api_token_id", "api_token_secret", "node", "ca_path"))
+NONE = dict.fromkeys(
+    ("api_host", "api_user", "api_password", "api_token_id", "api_token_secret", "node", "ca_path", "api_fingerprint")
+)
 OPTIONS = {**NONE, "api_port": 8006, "validate_certs": True, "timeout": 300}
 
 
@@ -141,6 +142,14 @@ def test_lock_is_retried_then_told() -> None:
         api(Shell(locked), timeout=5).call("GET", "x")
 
 
+def test_what_comes_late_is_asked_for_again() -> None:
+    answers = [None, None, "there"]
+    assert api(Shell()).until(lambda: answers.pop(0), 10) == "there"
+    tries: list[int] = []
+    assert api(Shell()).until(lambda: tries.append(1), 2) is None
+    assert len(tries) == 2 / _proxmox.POLL + 1
+
+
 def test_lock_that_only_the_task_met_is_retried() -> None:
     shell = Shell(
         (0, f'"{UPID}"', "CT is locked (snapshot)\n"),
@@ -189,7 +198,7 @@ def test_no_word_at_all() -> None:
 
 def test_statuses_of_https() -> None:
     assert isinstance(explain("authentication failure", 401), LoginError)
-    assert isinstance(explain("No route to host", 595), UnreachableError)
+    assert isinstance(explain("No route to host", 595), NodeDownError)
     refused = explain("Parameter verification failed.", 400, {"net0": "invalid format"})
     assert isinstance(refused, ParameterError)
     assert str(refused) == "Proxmox refuses net0: invalid format"
@@ -221,11 +230,15 @@ def test_connect_refuses_half_a_login(options: dict[str, str], words: str) -> No
     assert "s3cret" not in str(caught.value)
 
 
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(_proxmox.importlib, "import_module", missing)
-    options = {"api_host": "pve", "node": "pve", "api_user": "root@pam", "api_password": "x"}
-    with pytest.raises(ProxmoxError, match="proxmoxer and requests"):
-        connect({**OPTIONS, **options}, Shell(), None)
+@pytest.mark.parametrize(
+    ("options", "root", "here"),
+    [
+        ({}, True, True),
+        ({"node": os.uname().nodename.split(".")[0]}, True, True),
+        ({"node": "another"}, True, False),
+        ({"api_host": "pve", "node": "pve", "api_token_id": "root@pam!a", "api_token_secret": "b"}, False, False),
+    ],
+)
+def test_who_asks_and_from_where(options: dict[str, str], root: bool, here: bool) -> None:
+    proxmox, _node = connect({**OPTIONS, **options}, Shell(), "/usr/bin/pvesh")
+    assert (proxmox.root, proxmox.here) == (root, here)

@@ -272,7 +272,15 @@ def test_the_telling_lines_of_a_log() -> None:
     ]
     assert telling(log) == ["E srv  bad: one", "E srv  two"]
     assert telling(log, 1) == ["E srv  two"]
-    assert telling(["Started x.", "0.00.010.532 I srv  init: fine"]) == ["Started x.", "I srv  init: fine"]
+    assert telling(["Started x.", "0.00.010.532 I srv  init: fine"]) == ["I srv  init: fine"]
+    gate = [
+        "Starting llama-router.service - llama.cpp router...",
+        "gate: CUDA0 is missing",
+        "llama-router.service: Control process exited, code=exited, status=1/FAILURE",
+        "Failed to start llama-router.service - llama.cpp router.",
+    ]
+    assert telling(gate) == ["gate: CUDA0 is missing"]
+    assert telling(gate[2:]) == gate[2:], "better than nothing"
     assert telling([]) == []
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,15 @@ class Node:
         params = {key[1:]: value for key, value in zip(argv[3:-2:2], argv[4:-2:2])}
         if verb != "get":
             self.changes.append((verb, path, params))
+            if (verb, path) == ("create", "/nodes/pve/lxc"):
+                self.config = {key: value for key, value in params.items() if key not in ("vmid", "ostemplate")}
             return 0, "", ""
         if path.endswith("/content"):
             return 0, json.dumps([{"volid": "local:vztmpl/debian.tar"}]), ""
+        if path.endswith("/aplinfo"):
+            return 0, json.dumps([{"template": "other.tar"}]), ""
+        if path.endswith("/storage"):
+            return 0, json.dumps([{"storage": name, "content": "rootdir,vztmpl"} for name in ("nas", "local")]), ""
         if path == "/cluster/resources":
             return 0, "[]", ""
         if self.config is None:
@@ -50,7 +57,7 @@ class Node:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the module against a node; a failure is a result with `failed`."""
 
-    def run_once(node: Node, check: bool = False, **options: Any) -> dict[str, Any]:
+    def run_once(node: Node, /, check: bool = False, **options: Any) -> dict[str, Any]:
         monkeypatch.setattr(AnsibleModule, "run_command", node)
         monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_args, **_keywords: "/usr/bin/pvesh")
         given = {"vmid": 130, "node": "pve", **options, "_ansible_check_mode": check}
@@ -114,7 +121,9 @@ def test_create_is_unprivileged_unless_told_and_needs_its_template(run: Run) -> 
         )
     ]
     node = Node()
-    assert "local:vztmpl/debian.tar" in run(node, ostemplate="local:vztmpl/other.tar")["msg"]
+    missing = run(node, ostemplate="local:vztmpl/other.tar", download_template=False)
+    assert "found on storage local: local:vztmpl/debian.tar. `pveam download`" in missing["msg"]
+    assert run(node, check=True, ostemplate="local:vztmpl/other.tar")["actions"] == ["download", "create"]
     assert "disk_gib" in run(node, ostemplate="local:vztmpl/debian.tar", mounts={"mp0": "local:1,mp=/m"})["msg"]
     assert node.changes == []
 
@@ -128,6 +137,7 @@ def test_create_is_unprivileged_unless_told_and_needs_its_template(run: Run) -> 
         ({"config": {"lxc.mount.entry": "x"}}, "use net, mounts or devices"),
         ({"net": {"eth0": {}}}, "net: wanted keys such as net0, found 'eth0'"),
         ({"mounts": {"rootfs": "x"}}, "mounts: wanted keys such as mp0, found 'rootfs'"),
+        ({"net": "dhcp"}, "net: wanted a dictionary or a list"),
         ({"devices": [{"path": "/dev/kvm"}, {"path": "/dev/kvm"}]}, "stands twice"),
     ],
 )
@@ -155,3 +165,17 @@ def test_options_reach_pvesh_as_they_are(run: Run) -> None:
         "cpulimit": "1.5",
         "hookscript": "local:snippets/x",
     }
+
+
+def test_device_that_the_node_lacks_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "pve.house", "6", "1", "x86_64")))
+    devices = [{"path": "/dev/null"}, {"path": "/dev/no-such-gpu"}]
+    for config in (None, dict(CONFIG), {**CONFIG, "dev0": "/dev/null", "dev1": "/dev/no-such-gpu"}):
+        node = Node(config)
+        for check in (True, False):
+            failed = run(node, check, ostemplate="local:vztmpl/debian.tar", devices=devices, cores=2)
+            assert "wanted device nodes of pve, found /dev/no-such-gpu (missing)" in failed["msg"]
+        assert node.changes == []
+    # Of another node of the cluster nothing is known here.
+    elsewhere = run(Node(dict(CONFIG)), node="pve2", devices=devices)
+    assert elsewhere["actions"] == ["configure"]

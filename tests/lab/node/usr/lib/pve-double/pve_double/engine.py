@@ -21,6 +21,8 @@ REBOOT_MARKS = Path("/run/pve-double")
 SHIFT = 100000
 LIBC, MNT_DETACH = ctypes.CDLL(None), 2
 HOOK = "/usr/lib/pve-double/post-stop"
+KERNEL_VIEWS = ("/proc/driver", "/sys/bus/pci/devices")
+NVIDIA_SMI = {"/usr/local/bin/nvidia-smi": "file", "/usr/lib/lab-gpu": "dir"}
 
 
 class Refused(Exception):
@@ -126,6 +128,10 @@ def write_config(vmid: int, config: dict[str, Any]) -> None:
         lines.append(
             f"lxc.mount.entry = {node_path(vmid, entry)} {entry['path'].lstrip('/')} none bind,create=file 0 0"
         )
+    # A container shares its node's kernel: what that shows of the lab's stand-ins for GPUs, and their nvidia-smi.
+    lines += [f"lxc.mount.entry = {path} {path.lstrip('/')} none bind 0 0" for path in KERNEL_VIEWS]
+    for path, kind in NVIDIA_SMI.items():
+        lines.append(f"lxc.mount.entry = {path} {path.lstrip('/')} none bind,ro,create={kind} 0 0")
     (folder / "config").write_text("\n".join(lines) + "\n")
 
 

@@ -94,9 +94,10 @@ def status() -> dict[str, Any]:
 
 
 def templates() -> list[dict[str, Any]]:
-    """The templates that the lab has, as Proxmox lists what it could download."""
+    """The templates that the lab has and those put up for download, as Proxmox lists what it could download."""
     found = []
-    for file in sorted(volumes.TEMPLATES.glob("*.tar.*")):
+    here = {file.name: file for folder in (volumes.OFFERED, volumes.TEMPLATES) for file in folder.glob("*.tar.*")}
+    for _name, file in sorted(here.items()):
         package, version, architecture = file.name.split(".tar.")[0].rsplit("_", 2)
         found.append(
             {

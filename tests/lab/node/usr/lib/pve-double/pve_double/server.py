@@ -131,6 +131,7 @@ class LabPve(FakePve):  # type: ignore[misc]
             ("GET", "/nodes/{node}/status", self._node_status),
             ("GET", "/nodes/{node}/aplinfo", self._templates),
             ("POST", "/nodes/{node}/aplinfo", self._download),
+            ("GET", "/nodes/{node}/lxc/{vmid}/feature", self._feature),
         ]
 
     async def _node_status(self, values: dict[str, Any], user: str) -> dict[str, Any]:
@@ -145,10 +146,14 @@ class LabPve(FakePve):  # type: ignore[misc]
             raise PveError(400, "Parameter verification failed.", {"template": "no such template"})
 
         async def body() -> str:
-            return "OK, got correct file already, no need to download"
+            return await volumes.download(name)
 
         upid: str = await self.task(self.node, "download", "", user, body)
         return upid
+
+    async def _feature(self, values: dict[str, Any], user: str) -> dict[str, int]:
+        ct = self._find_ct(values["node"], values["vmid"])
+        return {"hasFeature": int(values["feature"] == "snapshot" and not _binds(ct.config))}
 
     def _volumes(self, name: str) -> dict[str, Any]:
         """The volumes of a storage, with the templates that are really there."""
@@ -260,7 +265,7 @@ class LabPve(FakePve):  # type: ignore[misc]
         self._task_lock(ct)
         if name in ct.snapshots:
             return
-        if any(str(value).startswith("/") for key, value in ct.config.items() if re.fullmatch(r"mp\d+", key)):
+        if _binds(ct.config):
             raise TaskError("snapshot feature is not available")
         for volume in _snapshot_volumes(ct.config):
             await volumes.delete_snapshot(volume, name)
@@ -381,6 +386,13 @@ class LabPve(FakePve):  # type: ignore[misc]
 
 def _rootfs(ct: Any) -> str:
     return engine.volume_of(ct.config["rootfs"])
+
+
+def _binds(config: dict[str, Any]) -> list[str]:
+    """The mount points that show a path of the node, which no snapshot can hold."""
+    return [
+        key for key, value in config.items() if re.fullmatch(r"mp\d+", key) and engine.volume_of(value).startswith("/")
+    ]
 
 
 def _snapshot_volumes(config: dict[str, Any]) -> list[str]:

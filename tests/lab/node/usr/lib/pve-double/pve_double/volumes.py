@@ -15,6 +15,8 @@ from .process import run
 
 ROOT = Path("/var/lib/vz/lab-volumes")
 TEMPLATES = Path("/var/lib/vz/template/cache")
+# Where Proxmox would have an archive on the web, the lab has this folder.
+OFFERED = Path("/var/lib/vz/template/offered")
 
 
 def path(volume: str) -> Path:
@@ -25,6 +27,16 @@ def path(volume: str) -> Path:
 def template(volume: str) -> Path:
     """The file of a template such as local:vztmpl/NAME, or of a plain path."""
     return TEMPLATES / volume.rsplit("/", 1)[1] if ":" in volume else Path(volume)
+
+
+async def download(name: str) -> str:
+    """Bring an offered template into the storage local. Returns what Proxmox's task ends with."""
+    if (TEMPLATES / name).exists():
+        return "OK, got correct file already, no need to download"
+    fresh = TEMPLATES / f"{name}.tmp"
+    await run("cp", "--reflink=auto", str(OFFERED / name), str(fresh))
+    fresh.rename(TEMPLATES / name)
+    return "download finished"
 
 
 async def create(volume: str) -> Path:

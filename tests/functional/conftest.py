@@ -1,0 +1,45 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How the modules that talk to Proxmox are run here: in this process, over HTTPS, against fakepve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
+
+RunModule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_module(
+    fakepve: Any, fakepve_cafile: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> RunModule:
+    """Run a module once as root@pam on container 130; `check` is check mode, an option that is None is left out."""
+    monkeypatch.setattr(_proxmox, "POLL", 0.02)
+    monkeypatch.setattr(_proxmox, "LOCK_POLL", 0.05)
+
+    def run_once(module: ModuleType, check: bool = False, **options: Any) -> dict[str, Any]:
+        defaults = {
+            "api_host": "127.0.0.1",
+            "api_port": fakepve.port,
+            "api_user": "root@pam",
+            "api_password": "secret",
+            "ca_path": fakepve_cafile,
+            "node": "pve1",
+            "vmid": 130,
+        }
+        given = {key: value for key, value in {**defaults, **options}.items() if value is not None}
+        with patch_module_args({**given, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+            module.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run_once

@@ -1,0 +1,38 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The two ways in which the tests of the lab run a Proxmox module."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import fingerprint
+from lab_node import NODE, Run, login, runner
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """On the node by pvesh, with Ansible: as operators do, and seconds a run."""
+    return runner(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def over_api(capsys: pytest.CaptureFixture[str]) -> Run:
+    """In this process over HTTPS, as root with the password, the node's certificate pinned: milliseconds a run."""
+    pinned = fingerprint(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((NODE, 8006))))
+
+    def run_once(module: ModuleType, check: bool = False, **options: Any) -> dict[str, Any]:
+        given = {**login(), "api_fingerprint": pinned, "vmid": 130, "timeout": 60, **options}
+        with patch_module_args({**given, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+            module.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run_once

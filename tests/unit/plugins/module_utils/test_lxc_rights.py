@@ -1,0 +1,78 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What somebody who is not root@pam may not do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Changes
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import PRIVILEGES, STEPS, check_rights
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import AccessError
+
+EVERY = ("VM.Config.Options", *STEPS.values(), *(privilege for _keys, privilege in PRIVILEGES))
+
+
+class Permissions:
+    """A transport of somebody who holds these privileges on the container."""
+
+    def __init__(self, held: tuple[str, ...]) -> None:
+        self.held = held
+
+    def request(self, _method: str, path: str, params: Any) -> Any:
+        assert (path, params) == ("access/permissions", {"path": "/vms/130"})
+        return {"/vms/130": dict.fromkeys(self.held, 1)}
+
+
+def api(held: tuple[str, ...] = EVERY, root: bool = False) -> Proxmox:
+    """The API for one who holds these privileges."""
+    return Proxmox(Permissions(held), root=root)
+
+
+@pytest.mark.parametrize(
+    ("put", "delete", "before", "unprivileged", "refused"),
+    [
+        ({"dev0": "/dev/kvm"}, [], {}, True, "dev0 (/dev/kvm)"),
+        ({}, ["dev1"], {"dev1": "/dev/kvm"}, True, "dev1 (/dev/kvm)"),
+        ({"mp0": "mp=/x,volume=/srv/x"}, [], {}, True, "mp0 (bind mount of /srv/x)"),
+        ({"features": "nesting=1,keyctl=0"}, [], {"features": "nesting=0"}, True, "features (keyctl, nesting)"),
+        ({}, ["features"], {"features": "fuse=1"}, True, "features (fuse)"),
+        ({"features": "nesting=1"}, [], {}, False, "features (nesting of a privileged container)"),
+        ({"hookscript": "local:snippets/x"}, [], {}, True, "hookscript"),
+        ({"features": "keyctl=1,nesting=1"}, [], {"features": "keyctl=1"}, True, None),
+        ({"mp0": "fast:8,mp=/x", "cores": "2", "net0": "name=eth0"}, ["mp1"], {"mp1": "/srv,mp=/x"}, True, None),
+    ],
+)
+def test_what_root_alone_may_set(
+    put: dict[str, str], delete: list[str], before: dict[str, str], unprivileged: bool, refused: str | None
+) -> None:
+    change = Changes(put, delete)
+    check_rights(api(root=True), 130, change, before, unprivileged, [])
+    if refused is None:
+        check_rights(api(), 130, change, before, unprivileged, [])
+        return
+    with pytest.raises(AccessError) as caught:
+        check_rights(api(), 130, change, before, unprivileged, [])
+    assert str(caught.value).startswith(f"wanted {refused}, which Proxmox VE lets root@pam alone set")
+
+
+def test_privileges_that_are_lacking_are_told_together() -> None:
+    change = Changes({"cores": "2", "memory": "512", "tags": "a", "net0": "name=eth0"}, ["mp1", "cpulimit"])
+    before = {"mp1": "fast:x,mp=/x"}
+    with pytest.raises(AccessError) as caught:
+        check_rights(
+            api(held=("VM.Config.Memory", "VM.Config.Network")), 130, change, before, True, ["grow", "restart"]
+        )
+    assert "VM.Config.CPU (cores, cpulimit), VM.Config.Disk (mp1, grow), VM.Config.Options (tags)" in str(caught.value)
+    assert "VM.PowerMgmt (restart) on /vms/130" in str(caught.value)
+    assert "VM.Config.Memory" not in str(caught.value)
+
+
+def test_nothing_to_do_asks_for_no_privileges() -> None:
+    node = api(held=())
+    check_rights(node, 130, Changes({}, []), {}, True, [])
+    assert node.calls == []
