@@ -85,20 +85,25 @@ def folder_ids(folder: str) -> set[str]:
     return ids
 
 
-def children_ids(pid: int) -> list[str]:
-    """The models that a router's child processes serve, from their command lines; works when its API does not."""
-    ids = []
+def children_ports(pid: int) -> dict[str, int]:
+    """The models that a router's child processes serve, and their ports, from their command lines.
+
+    It works when the router's API does not.
+    """
+    ports = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 parent = int(file.read().rpartition(")")[2].split()[1])
+            if parent != pid:
+                continue
             with open(f"/proc/{entry}/cmdline", encoding="utf-8", errors="replace") as file:
                 words = file.read()[:-1].split("\0")
         except OSError:
             continue  # it has just ended
-        if parent == pid and "--alias" in words[:-1]:
-            ids.append(words[words.index("--alias") + 1])
-    return sorted(ids)
+        if "--alias" in words[:-1] and "--port" in words[:-1]:
+            ports[words[words.index("--alias") + 1]] = int(words[words.index("--port") + 1])
+    return ports
 
 
 def _digest(path: str) -> str | None:

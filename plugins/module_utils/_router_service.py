@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, PresetError, served_name
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
@@ -25,6 +26,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     RouterError,
     Unreachable,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet import wait_until_quiet
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import LoadError, Router, running, telling
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState
 
@@ -40,7 +42,11 @@ _CRASHES = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where things lie. `timeout` is for the router to come up or to reload, `load_timeout` for one model; seconds."""
+    """Where things lie, and how many seconds each wait may take.
+
+    `timeout` is for the router to come up or to reload, `load_timeout` for one model, `quiet_timeout` for a moment in
+    which no answer is under way, `finish_timeout` for those that are when no such moment came.
+    """
 
     presets: str | None
     models_dir: str | None
@@ -49,6 +55,8 @@ class Wanted:
     pending: str
     timeout: float
     load_timeout: float
+    quiet_timeout: float
+    finish_timeout: float
 
 
 @dataclass
@@ -64,12 +72,17 @@ class Outcome:
 
 
 class Convergence:
-    """One run. It may end in RouterError or UnitError, or be killed, after any step: the next one goes on."""
+    """One run. It may end in RouterError or UnitError, or be killed, after any step: the next one goes on.
 
-    def __init__(self, unit: Unit, client: Client, wanted: Wanted) -> None:
+    While it restarts the router it holds the port, and gives it back once the router is up. After an error `hold` is
+    as it was then, for the caller to try again with, or to give.
+    """
+
+    def __init__(self, unit: Unit, client: Client, wanted: Wanted, hold: PortHold) -> None:
         self.unit = unit
         self.client = client
         self.wanted = wanted
+        self.hold = hold
         self.outcome = Outcome()
         self._pending: list[str] = []
         self._now: _router_files.Digests = {}
@@ -144,7 +157,8 @@ class Convergence:
         if state.up:
             self.outcome.stopped = self._running_ids(state)
             self._remember(_union(self._pending, self.outcome.stopped))
-        elif state.active != "deactivating":
+            self._let_finish(state.main_pid)
+        elif state.active != "deactivating" and not self.hold.taken:
             self._refuse_a_taken_port()
         if state.needs_daemon_reload:
             self.unit.daemon_reload()
@@ -157,12 +171,26 @@ class Convergence:
         except UnitError as error:
             raise RouterError(self._crash(since, str(error))) from None
         self._wait_until_up(since)
+        self.hold.give()
         applied = _router_files.read_applied(self.wanted.applied) or {}
         missing = [path for path, digest in self._now.items() if digest and path not in applied]
         if missing:
             raise RouterError(
                 f"the unit {self.unit.name} was wanted to record in {self.wanted.applied} what it starts with, there is"
                 f" no line for {', '.join(missing)}; let an ExecStartPre= of it write `sha256sum` of these files there"
+            )
+
+    def _let_finish(self, pid: int) -> None:
+        """Wait until the router can be stopped without breaking off an answer; who comes then, waits."""
+        wait_until_quiet(pid, self.wanted.quiet_timeout)
+        try:
+            self.hold.take(pid)
+        except HoldError as error:
+            self.outcome.warnings.append(f"requests that come while the router restarts are refused, because {error}")
+        if not wait_until_quiet(pid, self.wanted.finish_timeout):
+            self.outcome.warnings.append(
+                f"an answer was broken off: the router was busy for {self.wanted.quiet_timeout:g} s, and for"
+                f" {self.wanted.finish_timeout:g} s more after it got no new requests"
             )
 
     def _reload(self) -> None:
@@ -244,9 +272,11 @@ class Convergence:
     def _running_ids(self, state: UnitState) -> list[str]:
         """What runs now, the sleeping ones last. A router with a key that was replaced refuses to tell."""
         try:
+            if self.hold.taken:
+                raise RouterError("who asks the held port waits")
             return running(sorted(self.client.models(), key=lambda model: model.status == "sleeping"))
         except RouterError:
-            return _router_files.children_ids(state.main_pid) if state.main_pid else []
+            return sorted(_router_files.children_ports(state.main_pid)) if state.main_pid else []
 
     # --- coming up ---------------------------------------------------------------------------------------------
 
@@ -267,7 +297,7 @@ class Convergence:
         started = self.outcome.action in ("start", "restart")
         deadline = time.monotonic() + self.wanted.timeout
         while True:
-            up = self.client.healthy()
+            up = self.hold.answered() and self.client.healthy()
             if up and not started:
                 return
             state = self.unit.state()
@@ -278,7 +308,7 @@ class Convergence:
             if time.monotonic() > deadline:
                 found = f"{self.client.url} does not answer after {self.wanted.timeout:g} s"
                 raise RouterError(self._crash(since, found))
-            time.sleep(0.1)
+            time.sleep(0.02 if self.hold.taken else 0.1)
 
     def _crash(self, since: float, found: str) -> str:
         lines = self.unit.journal(since)

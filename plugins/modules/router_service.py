@@ -15,6 +15,8 @@ description:
     on disk ask for, and loads again the models that this stopped.
   - It compares files with a record that the unit writes itself at each start, so it needs no handler, and a play
     that was interrupted at any point is completed by the next run.
+  - A restart breaks off no answer and refuses no request, as long as the router shares its port
+    (E(LLAMA_ARG_REUSE_PORT)), see O(quiet_timeout). Who connects meanwhile waits until the router is up again.
   - Enabling the unit is left to M(ansible.builtin.systemd_service).
 extends_documentation_fragment: [homelab.llamacpp.router]
 options:
@@ -66,6 +68,18 @@ options:
     description: How many seconds each model may take that is loaded again.
     type: int
     default: 300
+  quiet_timeout:
+    description:
+      - Before a restart, how many seconds to wait for a moment in which no answer is under way. The router serves
+        meanwhile. A router that is told to stop breaks off what it is answering.
+    type: int
+    default: 300
+  finish_timeout:
+    description:
+      - When no such moment came, how many seconds the answers that are under way may take to finish. New requests wait
+        meanwhile. What is not finished then is broken off, with a warning.
+    type: int
+    default: 60
 attributes:
   check_mode:
     support: full
@@ -130,6 +144,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import PortHold
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -152,10 +167,14 @@ class RouterService:
             Unit(runner(module.run_command), params["name"]),
             Client.from_params(params),
             Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__}),
+            PortHold(),
         )
 
     def run(self) -> None:
-        self.convergence.run(self.restart, self.check_mode)
+        try:
+            self.convergence.run(self.restart, self.check_mode)
+        finally:
+            self.convergence.hold.give()
 
     def result(self) -> dict[str, Any]:
         result = asdict(self.convergence.outcome)
@@ -177,6 +196,8 @@ def main() -> None:
             "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
             "timeout": {"type": "int", "default": 60},
             "load_timeout": {"type": "int", "default": 300},
+            "quiet_timeout": {"type": "int", "default": 300},
+            "finish_timeout": {"type": "int", "default": 60},
         },
         mutually_exclusive=EXCLUSIVE,
         supports_check_mode=True,

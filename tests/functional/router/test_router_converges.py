@@ -56,7 +56,7 @@ class Host:
             "RuntimeDirectory=llama-router\n"
             f"ExecStartPre=sha256sum {files} > {self.applied}\n"
             f"ExecStart={LLAMA_SERVER} --host 127.0.0.1 --port {self.port} --api-key-file {self.keys}"
-            f" --models-preset {self.presets} --models-dir {self.folder_of_models} --models-max {limit}\n"
+            f" --models-preset {self.presets} --models-dir {self.folder_of_models} --models-max {limit} --reuse-port\n"
             "Restart=on-failure\nRestartSec=30\n" + extra
         )
 
