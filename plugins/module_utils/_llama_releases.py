@@ -91,7 +91,7 @@ class Releases:
 
     def all(self) -> list[Release]:
         """Newest first."""
-        current, previous = self._linked("current"), self._linked("previous")
+        current, previous = self.linked("current"), self.linked("previous")
         executables = set(_executables())
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
@@ -150,8 +150,8 @@ class Releases:
         prove(self._run, release.server)
         # A package's releases are names for one and the same binary: the older name leads nowhere that is not here.
         if old and old.name != name and os.path.realpath(old.server) != os.path.realpath(release.server):
-            self._link("previous", old.name)
-        self._link("current", name)
+            self.link("previous", old.name)
+        self.link("current", name)
 
     def doomed(self, keep: int, spare: str | None = None) -> list[Release]:
         """The releases beyond the newest `keep`; never one that is current, previous, running or `spare`.
@@ -185,13 +185,13 @@ class Releases:
             raise ReleaseError(f"Release {name} was wanted in {self.folder}; there are: {there}")
         return release
 
-    def _linked(self, link: str) -> str | None:
+    def linked(self, link: str) -> str | None:
         try:
             return os.path.basename(os.readlink(os.path.join(self.root, link)).rstrip("/"))
         except OSError:
             return None
 
-    def _link(self, link: str, name: str) -> None:
+    def link(self, link: str, name: str) -> None:
         target = os.path.join("releases", name)
         beside = os.path.join(self.root, f".{link}.new")
         with contextlib.suppress(FileNotFoundError):

@@ -60,26 +60,30 @@ def find_tree(folder: str) -> str:
     raise ReleaseError(f"llama.cpp's source tree was wanted in {folder}; no CMakeLists.txt there is that of llama.cpp")
 
 
-def place_tree(run: Run, archive: str, checksum: str, tree: str) -> None:
-    """Put the source tree of an archive at `tree`, always the same path: ccache and generated files hold it.
+def is_placed(tree: str, checksum: str) -> bool:
+    """Whether the tree at this path came from the archive of this checksum."""
+    with contextlib.suppress(OSError), open(_note(tree), encoding="utf-8") as file:
+        return file.read().strip() == checksum and os.path.isdir(tree)
+    return False
 
-    A tree that came from this very archive stays, so that an interrupted build goes on where it was.
-    """
-    note = f"{tree}.checksum"
-    with contextlib.suppress(OSError), open(note, encoding="utf-8") as file:
-        if file.read().strip() == checksum and os.path.isdir(tree):
-            return
+
+def place_tree(run: Run, archive: str, checksum: str, tree: str) -> None:
+    """Put the source tree of an archive at `tree`, always the same path: ccache and generated files hold it."""
     verify(archive, checksum)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(note)
+        os.unlink(_note(tree))
     fresh = f"{tree}.new"
     unpack(run, archive, fresh)
     found = find_tree(fresh)
     shutil.rmtree(tree, ignore_errors=True)
     os.rename(found, tree)
     shutil.rmtree(fresh, ignore_errors=True)
-    with open(note, "w", encoding="utf-8") as file:
+    with open(_note(tree), "w", encoding="utf-8") as file:
         file.write(checksum + "\n")
+
+
+def _note(tree: str) -> str:
+    return f"{tree}.checksum"
 
 
 def _folders(path: str) -> list[os.DirEntry[str]]:
