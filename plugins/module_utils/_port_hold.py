@@ -16,6 +16,7 @@ import ctypes
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,10 +48,15 @@ class Connection:
 
 
 class PortHold:
-    """The port of one server. `take` and `give` may each be called again without effect."""
+    """The port of one server. `take` and `give` may each be called again without effect.
+
+    `seconds` is for how long it was held, all in all.
+    """
 
     def __init__(self, migrate: str = MIGRATE) -> None:
         self._migrate = migrate
+        self.seconds = 0.0
+        self._since = 0.0
         self._before = ""
         self._socket: socket.socket | None = None
         self._listener: Connection | None = None
@@ -72,7 +78,7 @@ class PortHold:
         except OSError as error:
             beside.close()
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
-        self._socket, self._listener = beside, listener
+        self._socket, self._listener, self._since = beside, listener, time.monotonic()
 
     def answered(self) -> bool:
         """Whether a server listens on the held port: before that nobody would answer who connects."""
@@ -86,6 +92,7 @@ class PortHold:
         if self._socket is not None:
             self._socket.close()
             self._socket = self._listener = None
+            self.seconds += time.monotonic() - self._since
             with contextlib.suppress(OSError):
                 self._set_migrate(self._before)
 
@@ -148,7 +155,9 @@ def _listen_beside(listener: Connection) -> socket.socket:
         _send_all_to_the_second(beside)
     except OSError as error:
         beside.close()
-        raise HoldError(f"it does not share its port ({error.strerror}); start it with LLAMA_ARG_REUSE_PORT=1") from None
+        raise HoldError(
+            f"it does not share its port ({error.strerror}); start it with LLAMA_ARG_REUSE_PORT=1"
+        ) from None
     return beside
 
 

@@ -13,13 +13,42 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
+
+# Models with one of these options answer with vectors or scores, not with text.
+_NO_TEXT = frozenset({"embedding", "embeddings", "rerank", "reranking"})
 
 Digests = Mapping[str, "str | None"]
 
 # As sha256sum writes it.
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>/.*)")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A model with its file (the first one of several) and that one's `size` in bytes."""
+
+    model: Model
+    path: str
+    size: int
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers with text."""
+        return not _NO_TEXT & self.model.options.keys()
+
+
+def by_size(models: Iterable[Model]) -> list[Sized]:
+    """Those whose file is there: first the ones that answer with text, the smallest first."""
+    found = []
+    for model in models:
+        if "--model" in model.args[:-1]:
+            path = model.args[model.args.index("--model") + 1]
+            with contextlib.suppress(OSError):
+                found.append(Sized(model, path, os.path.getsize(path)))
+    return sorted(found, key=lambda entry: (not entry.writes, entry.size))
 
 
 def digests(paths: Iterable[str]) -> dict[str, str | None]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
@@ -28,7 +29,21 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet import wait_until_quiet
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import LoadError, Router, running, telling
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, UnitState
+
+# The options of a module that restarts a router: the fragment router_unit.
+UNIT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "default": "llama-router.service"},
+    "presets": {"type": "path"},
+    "models_dir": {"type": "path"},
+    "watch": {"type": "list", "elements": "path", "default": []},
+    "applied": {"type": "path", "default": "/run/llama-router/applied"},
+    "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
+    "timeout": {"type": "int", "default": 60},
+    "load_timeout": {"type": "int", "default": 300},
+    "quiet_timeout": {"type": "int", "default": 300},
+    "finish_timeout": {"type": "int", "default": 60},
+}
 
 # What a router says last when it cannot start, and what mends it.
 _CRASHES = (
@@ -86,6 +101,12 @@ class Convergence:
         self.outcome = Outcome()
         self._pending: list[str] = []
         self._now: _router_files.Digests = {}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], run: Run, hold: PortHold) -> Convergence:
+        """The one that ARGUMENTS and UNIT_ARGUMENTS ask for; reads the key file."""
+        wanted = Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__})
+        return cls(Unit(run, params["name"]), Client.from_params(params), wanted, hold)
 
     def run(self, restart: bool = False, check_mode: bool = False) -> None:
         wanted, out = self.wanted, self.outcome
