@@ -23,7 +23,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         host = (task_vars or {}).get("inventory_hostname", "")
         arguments = dict(self._task.args)
-        result = self._execute_module(module_args=arguments, task_vars=task_vars)
+        result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         while "progress" in result and not result.get("failed"):
             display.display(f"{host}: {arguments['name']}: {progress(result['progress'])}")
             result = self._execute_module(module_args={**arguments, "following": True}, task_vars=task_vars)

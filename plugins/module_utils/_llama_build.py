@@ -135,8 +135,8 @@ class Build:
         if found["ActiveState"] in ("active", "activating") and found["SubState"] != "exited":
             if other:
                 raise ReleaseError(
-                    f"The build of {name} was wanted; another one is running: {found['Description']}. Run this again when "
-                    f"it is done, or end it with: systemctl stop {UNIT}"
+                    f"The build of {name} was wanted; another one is running: {found['Description']}. Run this again "
+                    f"when it is done, or end it with: systemctl stop {UNIT}"
                 )
             return "running"
         if other:

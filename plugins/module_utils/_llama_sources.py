@@ -74,10 +74,12 @@ def place_tree(run: Run, archive: str, checksum: str, tree: str) -> None:
         os.unlink(_note(tree))
     fresh = f"{tree}.new"
     unpack(run, archive, fresh)
-    found = find_tree(fresh)
-    shutil.rmtree(tree, ignore_errors=True)
-    os.rename(found, tree)
-    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        found = find_tree(fresh)
+        shutil.rmtree(tree, ignore_errors=True)
+        os.rename(found, tree)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     with open(_note(tree), "w", encoding="utf-8") as file:
         file.write(checksum + "\n")
 
