@@ -110,6 +110,10 @@ build: venv ## Build the collection, install it offline, and show every plugin's
 test-all-cores: ## Sanity and units on every supported ansible-core (2.19, 2.20, 2.21)
 	@tests/all-cores
 
+.PHONY: test-cuda
+test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 8 GB of packages
+	$(RUN) pytest -sv tests/cuda
+
 .PHONY: bench
 bench: bench-preset bench-gguf bench-plan bench-connection bench-site ## All benchmarks
 
