@@ -5,8 +5,8 @@
 
 usage: make_releases.py OUTDIR
 
-Each is a script around the real llama-server of the machine that it is unpacked on, and says that it is another build. The
-good ones do nothing else. A vars file beside each archive (NAME.yml) is what the role llama_cpp needs to install it.
+Each is a script around the real llama-server of the machine that it is unpacked on, and says that it is another build.
+The good ones do nothing else. NAME.yml beside each archive is what the role llama_cpp needs to install it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 START = """#!/bin/sh
 # A stand-in for another build of llama-server.
-real=/usr/bin/llama-server
+real=@REAL@
 [ "$1" = --version ] && { echo "version: 0.9.0 (build @BUILD@, commit 0123456)"; exit 0; }
 dry_run() { case " $* " in *" --host /nonexistent-folder/"*) return 0 ;; *) return 1 ;; esac; }
 is_router() { case " $* " in *" --models-max "*) return 0 ;; *) return 1 ;; esac; }
@@ -36,7 +36,7 @@ KINDS = {
 for word; do [ "$last" = --models-preset ] && presets=$word; last=$word; done
 if [ -n "$presets" ] && grep -q '^ctx-size' "$presets"; then
   section=$(sed -n '/^\\[/h; /^ctx-size/{g; s/^.\\(.*\\).$/\\1/p; q}' "$presets")
-  echo "0.00.043.009 E srv  llama_server: failed to initialize router models: option 'ctx-size' not recognized in preset '$section'" >&2
+  echo "failed to initialize router models: option 'ctx-size' not recognized in preset '$section'" >&2
   exit 1
 fi
 exec "$real" "$@"
@@ -57,25 +57,29 @@ exit 134
     "kills": """
 dry_run "$@" || ! is_router "$@" && exec "$real" "$@"
 trap 'kill $router; wait $router; exit' TERM
-mkfifo /run/llama-router/log
-"$real" "$@" >/run/llama-router/log 2>&1 &
+log=$(mktemp --dry-run) && mkfifo "$log"
+"$real" "$@" >"$log" 2>&1 &
 router=$!
 while IFS= read -r line; do
   echo "$line"
   case $line in *"spawning server instance with name"*) pkill -KILL --parent $router ;; esac
-done </run/llama-router/log &
+done <"$log" &
 wait $router
 """,
 }
 
 
-def archive(script: str) -> bytes:
+def script(kind: str, build: int, real: str = "/usr/bin/llama-server") -> str:
+    return START.replace("@BUILD@", str(build)).replace("@REAL@", real) + KINDS[kind]
+
+
+def archive(text: str) -> bytes:
     """The same bytes for the same script, so that it is the same release in every run."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as writer:
         entry = tarfile.TarInfo("release/bin/llama-server")
-        entry.mode, entry.size = 0o755, len(script)
-        writer.addfile(entry, io.BytesIO(script.encode()))
+        entry.mode, entry.size = 0o755, len(text)
+        writer.addfile(entry, io.BytesIO(text.encode()))
     return gzip.compress(tar.getvalue(), mtime=0)
 
 
@@ -84,7 +88,7 @@ def make(out: Path) -> None:
     numbers = {"first": ("good", 20001), "second": ("good", 20002), "third": ("good", 20003)}
     numbers |= {kind: (kind, 20010 + n) for n, kind in enumerate(KINDS) if kind != "good"}
     for name, (kind, build) in numbers.items():
-        content = archive(START.replace("@BUILD@", str(build)) + KINDS[kind])
+        content = archive(script(kind, build))
         path = (out / f"{name}.tar.gz").resolve()
         path.write_bytes(content)
         wish = {

@@ -15,10 +15,9 @@ import time
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_files
 
-# For so many seconds nothing may be under way: a request that waits for one model to go and another to come is seen
-# in neither for a moment.
-GRACE = 0.1
-_PAUSE = 0.02
+# A request that was accepted a moment ago, or waits for one model to go and another to come, is not seen at once.
+GRACE = 0.1  # seconds
+_PAUSE = 0.05  # seconds
 
 
 def busy(pid: int) -> bool:
@@ -29,18 +28,18 @@ def busy(pid: int) -> bool:
     return not all(_ready(port) for port in ports)
 
 
-def wait_until_quiet(pid: int, timeout: float) -> bool:
-    """Whether a moment in which nothing is under way came within `timeout` seconds, and lasted for GRACE."""
+def wait_until_quiet(pid: int, timeout: float, lasting: float = 0) -> bool:
+    """Whether a moment in which nothing is under way came within `timeout` seconds, and lasted for `lasting`."""
     deadline = time.monotonic() + timeout
     since = None
     while True:
         now = time.monotonic()
         if busy(pid):
             since = None
-        elif since is None:
-            since = now
-        elif now - since >= GRACE:
-            return True
+        else:
+            since = since or now
+            if now - since >= lasting:
+                return True
         if now > deadline:
             return False
         time.sleep(_PAUSE)

@@ -27,7 +27,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     RouterError,
     Unreachable,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet import wait_until_quiet
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet import GRACE, wait_until_quiet
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import LoadError, Router, running, telling
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, UnitState
 
@@ -208,7 +208,7 @@ class Convergence:
             self.hold.take(pid)
         except HoldError as error:
             self.outcome.warnings.append(f"requests that come while the router restarts are refused, because {error}")
-        if not wait_until_quiet(pid, self.wanted.finish_timeout):
+        if not wait_until_quiet(pid, self.wanted.finish_timeout, GRACE):
             self.outcome.warnings.append(
                 f"an answer was broken off: the router was busy for {self.wanted.quiet_timeout:g} s, and for"
                 f" {self.wanted.finish_timeout:g} s more after it got no new requests"
