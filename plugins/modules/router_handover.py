@@ -167,6 +167,11 @@ def main() -> None:
                 handover.run()
             except (ReleaseError, RouterError, UnitError) as error:
                 module.fail_json(msg=str(error), **handover.result())
+            except OSError as error:
+                path = error.filename2 or error.filename
+                module.fail_json(
+                    msg=f"{path} was wanted written, {error.strerror}; mend that, then run again", **handover.result()
+                )
             result = handover.result()
     except ReleaseError as error:
         module.fail_json(msg=str(error))

@@ -68,7 +68,7 @@ class Load:
     def _every_50_ms(self) -> None:
         running: list[threading.Thread] = []
         while not self._over.is_set():
-            thread = threading.Thread(target=self._ask, args=("short", self._list))
+            thread = threading.Thread(target=self._ask, args=("short", self.models))
             thread.start()
             running = [*(other for other in running if other.is_alive()), thread]
             time.sleep(INTERVAL)
@@ -77,7 +77,7 @@ class Load:
 
     def _at_length(self) -> None:
         while not self._over.is_set():
-            self._ask("long", self._stream)
+            self._ask("long", self.stream)
             self._over.wait(0.5)
 
     def _ask(self, kind: str, ask: Callable[[], str]) -> None:
@@ -88,14 +88,14 @@ class Load:
             lost = f"{type(error).__name__}: {error}"
         self.asked.append(Asked(kind, begun, time.monotonic() - begun, lost))
 
-    def _list(self) -> str:
-        status, text = self._call("GET", "/v1/models", None)
+    def models(self) -> str:
+        status, text = self.call("GET", "/v1/models", None)
         return "" if status == 200 else f"{status}: {text[:200]}"
 
-    def _stream(self) -> str:
+    def stream(self) -> str:
         """Ask, and read to the end; how it went wrong, or nothing."""
         body = {"model": self.model, "prompt": "Once", "max_tokens": self.tokens, "ignore_eos": True, "stream": True}
-        status, text = self._call("POST", "/v1/completions", json.dumps(body))
+        status, text = self.call("POST", "/v1/completions", json.dumps(body))
         if status != 200:
             return f"{status}: {text[:200]}"
         lines = text.split("\n\n")
@@ -105,7 +105,7 @@ class Load:
             return f"broke off after {len(parts)} parts"
         return ""
 
-    def _call(self, method: str, path: str, body: str | None) -> tuple[int, str]:
+    def call(self, method: str, path: str, body: str | None) -> tuple[int, str]:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
         try:

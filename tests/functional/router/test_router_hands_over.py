@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +204,20 @@ def test_a_build_that_kills_busy_models_is_found_out(guest: Guest) -> None:
     asks = {"url": f"http://127.0.0.1:{guest.host.port}", "api_key_file": str(guest.host.keys), "load_timeout": 30}
     assert "alpha was wanted to finish its answer" in guest.host.call("router_swap", **asks)["msg"]
     assert guest.hand_over(state="reverted")["after"] == "first"
+
+
+def test_a_full_disk(guest: Guest, tmp_path: Path) -> None:
+    """Where the models to load again are to be remembered: nothing was stopped yet."""
+    guest.host.load("alpha")
+    pid = guest.host.pid()
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "small", str(small)], check=True)
+    try:
+        (small / "filler").write_bytes(b"x" * 4096)
+        failed = guest.hand_over("second", pending=str(small / "pending.json"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert "No space left on device" in failed["msg"]
+    assert "first serves again" in failed["msg"]
+    assert (guest.link("current"), guest.link("fallback"), guest.host.pid()) == ("first", None, pid)
