@@ -140,9 +140,7 @@ class Releases:
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        added = self.find(name)
-        assert added is not None
-        return added
+        return self._need(name)
 
     def switch(self, name: str) -> None:
         """Make a release the current one, and the one that was current the previous one."""

@@ -34,7 +34,7 @@ options:
     default: {}
 attributes:
   check_mode:
-    support: partial
+    support: full
     description: Says whether the archive would be unpacked. Options can be checked only where the tree lies already.
   diff_mode:
     support: none

@@ -206,3 +206,34 @@ def test_a_prebuilt_archive(guest: BuildGuest, tmp_path: Path) -> None:
     guest.play([role(method="archive", archive=archive)])
     assert guest.run(f"readlink {ROOT}/current").startswith("releases/b11434-archive-")
     assert changed(guest.play([role(method="archive", archive=archive)])) == 0
+
+
+def test_sources_from_git(guest: BuildGuest) -> None:
+    """By tag and by commit, from a repository of the guest's own. Its small tree is a stand-in of the same shape."""
+    tree = "/srv/llama.cpp.git"
+    cmake = """
+        cmake_minimum_required(VERSION 3.14)
+        project("llama.cpp" CXX)
+        option(GGML_CUDA "x" OFF)
+        add_executable(llama-server main.cpp)
+        target_compile_definitions(llama-server PRIVATE N="${LLAMA_BUILD_NUMBER}" C="${LLAMA_BUILD_COMMIT}")
+        set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+        set_target_properties(llama-server PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+    """
+    main = '#include <cstdio>\\nint main() { puts("version: 0 (build " N ", commit " C ")"); }\\n'
+    guest.run("apt-get install -y -qq --no-install-recommends git")
+    guest.run(f"mkdir -p {tree} && cat > {tree}/CMakeLists.txt <<'END'\n{cmake}\nEND")
+    guest.run(f"printf '{main}' > {tree}/main.cpp")
+    identity = "-c user.name=x -c user.email=x@example.org"
+    guest.run(
+        f"cd {tree} && git init -q && git config uploadpack.allowAnySHA1InWant true && git add . && "
+        f"git {identity} commit -qm 1 && git tag b20000 && echo // >> main.cpp && git {identity} commit -qam 2 && "
+        f"git {identity} commit -q --allow-empty -m 3"
+    )
+    tagged, commit = guest.run(f"git -C {tree} rev-parse b20000 HEAD~1").split()
+    wish = {"method": "build", "source": {"repo": f"file://{tree}"}, "root": "/opt/from-git"}
+    assert changed(guest.play([role(**wish, version="b20000")], "--check")) > 0
+    for version, said in {"b20000": f"build 20000, commit {tagged}", commit: f"build 0, commit {commit}"}.items():
+        guest.play([role(**wish, version=version)])
+        assert said in guest.run("/opt/from-git/current/bin/llama-server --version")
+        assert changed(guest.play([role(**wish, version=version)])) == 0
