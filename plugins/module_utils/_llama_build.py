@@ -200,6 +200,15 @@ class Build:
 
     def collect(self, wish: Wish, staged: str) -> dict[str, Any]:
         """Put what was built into a staged release, and say how it was built, for its stamp."""
+        has_page = any(os.path.exists(os.path.join(at, "tools/ui/dist/index.html")) for at in (self.out, wish.tree))
+        if wish.web_page and not has_page:
+            # The build takes that lightly, and ends well without the page.
+            self.forget()
+            said = [line.strip() for line in _read(self.log).splitlines() if "UI:" in line or "npm" in line]
+            raise ReleaseError(
+                f"The web page was wanted; npm did not make it: {' / '.join(said[-4:])}. It needs npm's registry; mend "
+                f"that and run again, or build without the page. All of it is in {self.log}"
+            )
         for target in wish.all_targets:
             source = os.path.join(self.out, "bin", target)
             if not os.path.isfile(source):
@@ -214,7 +223,7 @@ class Build:
             "seconds": round((end - start) / 1e6, 1),
             "cmake": cmake.arguments(wish.cmake_options()),
             "compilers": self._compilers(),
-            "web_page": wish.web_page,
+            "web_page": has_page,
         }
 
     def forget(self) -> None:

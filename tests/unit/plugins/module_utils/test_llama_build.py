@@ -251,6 +251,26 @@ def test_what_was_built_is_collected(build: Build, systemd: Systemd, tree: Path,
     assert build.state("b1-cpu") == "none"
 
 
+@pytest.mark.parametrize("place", ["build/out", "src"])
+def test_a_web_page_that_was_wanted(build: Build, systemd: Systemd, tree: Path, tmp_path: Path, place: str) -> None:
+    """Where npm fails the build ends well all the same, without the page."""
+    systemd.is_now("active", "exited")
+    server = Path(build.out, "bin/llama-server")
+    server.parent.mkdir(parents=True)
+    server.touch()
+    Path(build.log).write_text("-- UI: npm ci failed (1)\n--   stderr: npm error ENOTFOUND\n")
+    (staged := tmp_path / "staged/bin").mkdir(parents=True)
+    assert not build.collect(wish(tree), str(staged.parent))["web_page"]
+    with pytest.raises(ReleaseError, match=r"npm did not make it: -- UI: npm ci failed \(1\) / .*ENOTFOUND"):
+        build.collect(wish(tree, web_page=True), str(staged.parent))
+    assert build.state("b1-cpu") == "none"  # so that the next run tries again
+    systemd.is_now("active", "exited")
+    page = tmp_path / place / "tools/ui/dist/index.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert build.collect(wish(tree, web_page=True), str(staged.parent))["web_page"]
+
+
 def test_systemd_that_refuses(build: Build, tree: Path) -> None:
     refusing = Systemd()
 
