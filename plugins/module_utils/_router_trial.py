@@ -29,6 +29,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_files imp
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import telling
 
 _UNKNOWN = re.compile(r"option '(?P<key>[^']*)' not recognized in preset '(?P<section>[^']*)'")
+_BAD_ARGUMENT = re.compile(r"^error(: invalid argument| while handling argument).*", re.MULTILINE)
 # A process that sees none of the cards takes nothing of their memory.
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "GGML_VK_VISIBLE_DEVICES": ""}
 _STOP_TIMEOUT = 10  # seconds
@@ -139,9 +140,9 @@ class Trial:
         refused = _llama_dry_run.refusal(done.stdout)
         if refused is not None:
             return refused
-        complaint = next((line for line in done.stdout.splitlines() if line.startswith("error")), "")
+        complaint = _BAD_ARGUMENT.search(done.stdout)
         if complaint:
-            return f"{complaint} (on the command line of the unit: llama_router_options and the like)"
+            return f"{complaint.group()} (on the command line of the unit, see llama_router_options)"
         raise RouterError(
             self._wanted(f"it ended with {done.returncode} and said: {_llama_dry_run.last_words(done.stdout)}")
         )

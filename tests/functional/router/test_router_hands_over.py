@@ -73,7 +73,14 @@ class Guest:
         server = self.root / "releases" / release / "bin" / "llama-server"
         asks = {"url": f"http://127.0.0.1:{self.host.port}", "api_key_file": str(self.host.keys)}
         presets = {"presets": str(self.host.presets)}
-        return self.host.call("router_trial", llama_server=str(server), gate=gate, timeout=3, **asks, **presets)
+        return self.host.call(
+            "router_trial",
+            llama_server=str(server),
+            gate=gate,
+            timeout=3 if release == "silent" else 60,
+            **asks,
+            **presets,
+        )
 
     def link(self, name: str) -> str | None:
         path = self.root / name
@@ -188,6 +195,13 @@ def test_options_that_are_gone_are_named_with_preset_and_line_all_at_once(guest:
     msg = guest.try_out("preset", "presets")["msg"]
     assert "preset 'alpha', line 3: it does not know 'ctx-size'" in msg
     assert "preset 'beta', line 7: it does not know 'ctx-size'" in msg
+
+
+def test_an_option_of_the_command_line_that_is_gone(guest: Guest) -> None:
+    server = guest.root / "releases/second/bin/llama-server"
+    server.write_text(server.read_text().replace('exec "$real" "$@"', 'exec "$real" "$@" --no-such-option'))
+    msg = guest.try_out("second", "presets")["msg"]
+    assert "error: invalid argument: --no-such-option (on the command line of the unit" in msg
 
 
 def test_a_busy_model_outlives_others(guest: Guest) -> None:

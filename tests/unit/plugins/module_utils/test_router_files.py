@@ -126,7 +126,7 @@ def test_the_models_of_child_processes() -> None:
     code = "import sys; print(flush=True); sys.stdin.read()"
     children = [
         subprocess.Popen([sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a", "--port", "2"], ["--alias", "--port"], ["none"])
+        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a", "--port", "2"], ["--alias", "--port"], ["no"])
     ]
     try:
         for child in children:
