@@ -140,9 +140,11 @@ def _listener(pid: int) -> Connection:
 def _listen_beside(listener: Connection) -> socket.socket:
     # The kernel shares a port only among sockets of one user: theirs is made as the server's.
     root = os.geteuid()
-    os.seteuid(listener.uid)
     try:
+        os.seteuid(listener.uid)
         beside = socket.socket(listener.family)
+    except OSError as error:
+        raise HoldError(f"no socket of user {listener.uid} can be made: {error.strerror}") from None
     finally:
         os.seteuid(root)
     try:
