@@ -189,8 +189,8 @@ class Build:
     def failure(self) -> str:
         """Why it failed, in the words of compiler and linker."""
         log = _read(self.log)
-        telling = [line.strip() for line in log.splitlines() if _TELLING.search(line)]
-        words = telling[:6] or [line.strip() for line in log.splitlines()[-6:]]
+        telling = dict.fromkeys(line.strip() for line in log.splitlines() if _TELLING.search(line))
+        words = list(telling)[:6] or [line.strip() for line in log.splitlines()[-6:]]
         hint = ""
         if "Killed" in log or "signal 9" in log:
             hint = " Memory ran out: give the container more, or set fewer jobs."
