@@ -75,7 +75,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ARGUMENTS,
-            "tokens": {"type": "int", "default": 2000},
+            "tokens": {"type": "int", "default": 2000, "no_log": False},
             "load_timeout": {"type": "int", "default": 300},
         },
         mutually_exclusive=EXCLUSIVE,
