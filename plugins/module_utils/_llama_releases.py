@@ -4,7 +4,7 @@
 
 """Releases of llama-server side by side, and the link that says which one is current.
 
-`<root>/releases/<name>/bin/llama-server` and a `stamp.json` beside `bin` are a release; `<root>/current` and
+`<root>/releases/<name>/bin/llama-server` and a `stamp.json` beside `bin` are a release, a folder without them is none; `<root>/current` and
 `<root>/previous` are links to releases. A release appears whole, by a rename, and never changes afterwards.
 """
 
@@ -96,11 +96,12 @@ class Releases:
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and _NAME.fullmatch(entry.name):
+                stamp = os.path.join(entry.path, STAMP)
+                if _NAME.fullmatch(entry.name) and not entry.is_symlink() and os.path.isfile(stamp):
                     release = Release(
                         entry.name,
                         entry.path,
-                        _read_stamp(os.path.join(entry.path, STAMP)),
+                        _read_stamp(stamp),
                         current=entry.name == current,
                         previous=entry.name == previous,
                     )

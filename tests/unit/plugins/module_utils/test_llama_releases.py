@@ -119,6 +119,14 @@ def test_what_an_interrupted_run_left_is_no_release(releases: Releases) -> None:
     assert names(releases) == ["b1"]
 
 
+def test_a_folder_without_a_stamp_is_no_release_and_is_made_anew(releases: Releases) -> None:
+    write_server(Path(releases.path("b1"), "bin", "llama-server"), "exit 1")
+    assert names(releases) == []
+    add(releases, "b1")
+    releases.switch("b1")
+    assert names(releases) == ["b1"]
+
+
 def test_switching_there_and_back(releases: Releases) -> None:
     for name in ("b1", "b2"):
         add(releases, name)
