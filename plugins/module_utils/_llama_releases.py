@@ -4,8 +4,8 @@
 
 """Releases of llama-server side by side, and the link that says which one is current.
 
-`<root>/releases/<name>/bin/llama-server` and a `stamp.json` beside `bin` are a release, a folder without them is none; `<root>/current` and
-`<root>/previous` are links to releases. A release appears whole, by a rename, and never changes afterwards.
+A release is a folder `<root>/releases/<name>` with `bin/llama-server` and a `stamp.json`; `<root>/current` and
+`<root>/previous` are links to releases. One appears whole, by a rename, and never changes afterwards.
 """
 
 from __future__ import annotations
