@@ -178,13 +178,14 @@ class Convergence:
         if state.up:
             self.outcome.stopped = self._running_ids(state)
             self._remember(_union(self._pending, self.outcome.stopped))
-            self._let_finish(state.main_pid)
         elif state.active != "deactivating" and not self.hold.taken:
             self._refuse_a_taken_port()
         if state.needs_daemon_reload:
             self.unit.daemon_reload()
         if state.active != "inactive":  # tries that came to nothing, also our own, count towards its start limit
             self.unit.reset_failed()
+        if state.up:
+            self._let_finish(state.main_pid)
         since = time.time()
         self.outcome.changed = True
         try:
@@ -192,7 +193,6 @@ class Convergence:
         except UnitError as error:
             raise RouterError(self._crash(since, str(error))) from None
         self._wait_until_up(since)
-        self.hold.give()
         applied = _router_files.read_applied(self.wanted.applied) or {}
         missing = [path for path, digest in self._now.items() if digest and path not in applied]
         if missing:
@@ -321,6 +321,8 @@ class Convergence:
             up = self.hold.answered() and self.client.healthy()
             if up and not started:
                 return
+            if up:
+                self.hold.give()
             state = self.unit.state()
             if state.active in ("inactive", "failed") or state.sub == "auto-restart":
                 raise RouterError(self._crash(since, f"it ended again ({state.active}, {state.sub})"))
