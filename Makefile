@@ -111,8 +111,12 @@ build: venv ## Build the collection, install it offline, and show every plugin's
 test-all-cores: ## Sanity and units on every supported ansible-core (2.19, 2.20, 2.21)
 	@tests/all-cores
 
+.PHONY: test-cuda
+test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 8 GB of packages
+	$(RUN) pytest -sv tests/cuda
+
 .PHONY: bench
-bench: bench-preset bench-gguf bench-plan bench-connection bench-site ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-connection bench-site bench-update ## All benchmarks
 
 .PHONY: bench-connection
 bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
@@ -141,6 +145,14 @@ bench-preset: venv ## router_preset against a loop of ini_file
 .PHONY: bench-site
 bench-site: venv lab ## The time and the number of tasks of a second run of site.yml
 	$(RUN) python tests/bench/site.py
+
+.PHONY: bench-update
+bench-update: venv lab ## The time without service of an update, beside the guide's way
+	$(RUN) python tests/bench/update.py
+
+.PHONY: test-update
+test-update: venv lab ## Updates: every way to be bad, interrupted at every gate, full disks
+	cd extensions && HOMELAB_LONG_TESTS=1 $(RUN) molecule test --scenario-name update
 
 .PHONY: requirements
 requirements: ## Pin the tools anew from tests/requirements.in

@@ -106,6 +106,17 @@ class Preset:
             if name != DEFAULT or section.options()
         }
 
+    def line_number(self, name: str, key: str) -> int:
+        """The line, counted from 1, with this very key in section `name`; 0 when there is none."""
+        number = 1
+        found = 0
+        for section in self._sections:
+            for line in section.lines:
+                if section is self._effective.get(name) and line.key == key:
+                    found = number
+                number += len(_NEWLINE.findall(line.text))
+        return found
+
     def set(self, name: str, key: str, text: str) -> None:
         """Give an option of section `name` this text, in place of its other names. The section is made if need be."""
         section = self._effective.get(name) or self._add(name)

@@ -17,7 +17,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,10 @@ class Refused(RouterError):
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the router's list. `port` is the one of its latest process, 0 before the first."""
+    """One entry of the router's list. `args` is the command line that the router gives its process.
+
+    `port` is the one of its latest process, 0 before the first.
+    """
 
     id: str
     aliases: tuple[str, ...]
@@ -68,6 +71,7 @@ class Model:
     exit_code: int | None
     source: str
     options: Mapping[str, str]
+    args: tuple[str, ...]
     port: int
     modalities: tuple[str, ...]
     meta: Mapping[str, Any]
@@ -206,6 +210,37 @@ class Client:
             return False
         return True
 
+    def ask_for(self, model_id: str, timeout: float) -> None:
+        """Have a model loaded as a request for it does, which waits for a slot; answers when it is loaded."""
+        self._call("GET", "/props?" + urllib.parse.urlencode({"model": model_id}), timeout=timeout)
+
+    def complete(self, model_id: str, tokens: int, timeout: float) -> Generator[Any, None, None]:
+        """The parts of an answer of so many tokens, as they come; RouterError when it breaks off before its end."""
+        body = {
+            "model": model_id,
+            "prompt": "Once upon a time",
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        request = self._request("POST", "/v1/completions", body)
+        try:
+            with self._opener.open(request, timeout=timeout) as response:
+                for line in response:
+                    kind, _colon, text = line.decode(errors="replace").strip().partition(": ")
+                    if kind == "data" and text == "[DONE]":
+                        return
+                    if kind == "data":
+                        yield json.loads(text)
+                    elif kind:
+                        raise RouterError(f"an answer of {model_id} ended with an error: {kind}: {text}")
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal("POST", "/v1/completions", error) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise RouterError(f"an answer of {model_id} broke off ({type(error).__name__})") from None
+        raise RouterError(f"an answer of {model_id} broke off before its end")
+
     def _list(self, path: str, timeout: float) -> list[Model]:
         try:
             answer = self._call("GET", path, timeout=timeout)
@@ -214,10 +249,7 @@ class Client:
             raise RouterError(self._not_a_router(f"GET {path} answered another kind of list")) from None
 
     def _call(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
-        request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
+        request = self._request(method, path, body)
         try:
             with self._opener.open(request, timeout=timeout or self.request_timeout) as response:
                 text = response.read()
@@ -232,6 +264,13 @@ class Client:
             return json.loads(text)
         except ValueError:
             raise RouterError(self._not_a_router(f"{method} {path} answered {_kind(response.headers)}")) from None
+
+    def _request(self, method: str, path: str, body: object) -> urllib.request.Request:
+        request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        return request
 
     def _refusal(self, method: str, path: str, error: urllib.error.HTTPError) -> RouterError:
         try:
@@ -360,6 +399,7 @@ def _model(entry: Any) -> Model:
         exit_code=status.get("exit_code"),
         source=str(entry.get("source", "")),
         options=_options(status.get("preset") or ""),
+        args=tuple(args),
         port=int(port),
         modalities=tuple(str(kind) for kind in entry.get("architecture", {}).get("input_modalities", [])),
         meta=entry.get("meta") or {},

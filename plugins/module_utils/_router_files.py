@@ -13,13 +13,42 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
+
+# Models with one of these options answer with vectors or scores, not with text.
+_NO_TEXT = frozenset({"embedding", "embeddings", "rerank", "reranking"})
 
 Digests = Mapping[str, "str | None"]
 
 # As sha256sum writes it.
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>/.*)")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A model with its file (the first one of several) and that one's `size` in bytes."""
+
+    model: Model
+    path: str
+    size: int
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers with text."""
+        return not _NO_TEXT & self.model.options.keys()
+
+
+def by_size(models: Iterable[Model]) -> list[Sized]:
+    """Those whose file is there: first the ones that answer with text, the smallest first."""
+    found = []
+    for model in models:
+        if "--model" in model.args[:-1]:
+            path = model.args[model.args.index("--model") + 1]
+            with contextlib.suppress(OSError):
+                found.append(Sized(model, path, os.path.getsize(path)))
+    return sorted(found, key=lambda entry: (not entry.writes, entry.size))
 
 
 def digests(paths: Iterable[str]) -> dict[str, str | None]:
@@ -85,20 +114,25 @@ def folder_ids(folder: str) -> set[str]:
     return ids
 
 
-def children_ids(pid: int) -> list[str]:
-    """The models that a router's child processes serve, from their command lines; works when its API does not."""
-    ids = []
+def children_ports(pid: int) -> dict[str, int]:
+    """The models that a router's child processes serve, and their ports, from their command lines.
+
+    It works when the router's API does not.
+    """
+    ports = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 parent = int(file.read().rpartition(")")[2].split()[1])
+            if parent != pid:
+                continue
             with open(f"/proc/{entry}/cmdline", encoding="utf-8", errors="replace") as file:
                 words = file.read()[:-1].split("\0")
         except OSError:
             continue  # it has just ended
-        if parent == pid and "--alias" in words[:-1]:
-            ids.append(words[words.index("--alias") + 1])
-    return sorted(ids)
+        if "--alias" in words[:-1] and "--port" in words[:-1]:
+            ports[words[words.index("--alias") + 1]] = int(words[words.index("--port") + 1])
+    return ports
 
 
 def _digest(path: str) -> str | None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, PresetError, served_name
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
@@ -25,8 +27,23 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     RouterError,
     Unreachable,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet import GRACE, wait_until_quiet
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import LoadError, Router, running, telling
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, UnitState
+
+# The options of a module that restarts a router: the fragment router_unit.
+UNIT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "default": "llama-router.service"},
+    "presets": {"type": "path"},
+    "models_dir": {"type": "path"},
+    "watch": {"type": "list", "elements": "path", "default": []},
+    "applied": {"type": "path", "default": "/run/llama-router/applied"},
+    "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
+    "timeout": {"type": "int", "default": 60},
+    "load_timeout": {"type": "int", "default": 300},
+    "quiet_timeout": {"type": "int", "default": 300},
+    "finish_timeout": {"type": "int", "default": 60},
+}
 
 # What a router says last when it cannot start, and what mends it.
 _CRASHES = (
@@ -40,7 +57,11 @@ _CRASHES = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where things lie. `timeout` is for the router to come up or to reload, `load_timeout` for one model; seconds."""
+    """Where things lie, and how many seconds each wait may take.
+
+    `timeout` is for the router to come up or to reload, `load_timeout` for one model, `quiet_timeout` for a moment in
+    which no answer is under way, `finish_timeout` for those that are when no such moment came.
+    """
 
     presets: str | None
     models_dir: str | None
@@ -49,6 +70,8 @@ class Wanted:
     pending: str
     timeout: float
     load_timeout: float
+    quiet_timeout: float
+    finish_timeout: float
 
 
 @dataclass
@@ -64,15 +87,26 @@ class Outcome:
 
 
 class Convergence:
-    """One run. It may end in RouterError or UnitError, or be killed, after any step: the next one goes on."""
+    """One run. It may end in RouterError or UnitError, or be killed, after any step: the next one goes on.
 
-    def __init__(self, unit: Unit, client: Client, wanted: Wanted) -> None:
+    While it restarts the router it holds the port, and gives it back once the router is up. After an error `hold` is
+    as it was then, for the caller to try again with, or to give.
+    """
+
+    def __init__(self, unit: Unit, client: Client, wanted: Wanted, hold: PortHold) -> None:
         self.unit = unit
         self.client = client
         self.wanted = wanted
+        self.hold = hold
         self.outcome = Outcome()
         self._pending: list[str] = []
         self._now: _router_files.Digests = {}
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], run: Run, hold: PortHold) -> Convergence:
+        """The one that ARGUMENTS and UNIT_ARGUMENTS ask for; reads the key file."""
+        wanted = Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__})
+        return cls(Unit(run, params["name"]), Client.from_params(params), wanted, hold)
 
     def run(self, restart: bool = False, check_mode: bool = False) -> None:
         wanted, out = self.wanted, self.outcome
@@ -144,12 +178,14 @@ class Convergence:
         if state.up:
             self.outcome.stopped = self._running_ids(state)
             self._remember(_union(self._pending, self.outcome.stopped))
-        elif state.active != "deactivating":
+        elif state.active != "deactivating" and not self.hold.taken:
             self._refuse_a_taken_port()
         if state.needs_daemon_reload:
             self.unit.daemon_reload()
         if state.active != "inactive":  # tries that came to nothing, also our own, count towards its start limit
             self.unit.reset_failed()
+        if state.up:
+            self._let_finish(state.main_pid)
         since = time.time()
         self.outcome.changed = True
         try:
@@ -163,6 +199,19 @@ class Convergence:
             raise RouterError(
                 f"the unit {self.unit.name} was wanted to record in {self.wanted.applied} what it starts with, there is"
                 f" no line for {', '.join(missing)}; let an ExecStartPre= of it write `sha256sum` of these files there"
+            )
+
+    def _let_finish(self, pid: int) -> None:
+        """Wait until the router can be stopped without breaking off an answer; who comes then, waits."""
+        wait_until_quiet(pid, self.wanted.quiet_timeout)
+        try:
+            self.hold.take(pid)
+        except HoldError as error:
+            self.outcome.warnings.append(f"requests that come while the router restarts are refused, because {error}")
+        if not wait_until_quiet(pid, self.wanted.finish_timeout, GRACE):
+            self.outcome.warnings.append(
+                f"an answer was broken off: the router was busy for {self.wanted.quiet_timeout:g} s, and for"
+                f" {self.wanted.finish_timeout:g} s more after it got no new requests"
             )
 
     def _reload(self) -> None:
@@ -244,9 +293,11 @@ class Convergence:
     def _running_ids(self, state: UnitState) -> list[str]:
         """What runs now, the sleeping ones last. A router with a key that was replaced refuses to tell."""
         try:
+            if self.hold.taken:
+                raise RouterError("who asks the held port waits")
             return running(sorted(self.client.models(), key=lambda model: model.status == "sleeping"))
         except RouterError:
-            return _router_files.children_ids(state.main_pid) if state.main_pid else []
+            return sorted(_router_files.children_ports(state.main_pid)) if state.main_pid else []
 
     # --- coming up ---------------------------------------------------------------------------------------------
 
@@ -267,9 +318,11 @@ class Convergence:
         started = self.outcome.action in ("start", "restart")
         deadline = time.monotonic() + self.wanted.timeout
         while True:
-            up = self.client.healthy()
+            up = self.hold.answered() and self.client.healthy()
             if up and not started:
                 return
+            if up:
+                self.hold.give()
             state = self.unit.state()
             if state.active in ("inactive", "failed") or state.sub == "auto-restart":
                 raise RouterError(self._crash(since, f"it ended again ({state.active}, {state.sub})"))
@@ -278,7 +331,7 @@ class Convergence:
             if time.monotonic() > deadline:
                 found = f"{self.client.url} does not answer after {self.wanted.timeout:g} s"
                 raise RouterError(self._crash(since, found))
-            time.sleep(0.1)
+            time.sleep(0.02 if self.hold.taken else 0.1)
 
     def _crash(self, since: float, found: str) -> str:
         lines = self.unit.journal(since)

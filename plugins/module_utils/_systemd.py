@@ -52,12 +52,17 @@ class Unit:
         self._run = run
         self.name = name
 
-    def state(self) -> UnitState:
-        output = self._systemctl("show", self.name, "--property=" + ",".join(_PROPERTIES))
+    def properties(self, *names: str) -> dict[str, str]:
+        """These properties, as systemd writes them."""
+        output = self._systemctl("show", self.name, "--property=" + ",".join(names))
         found = dict(line.partition("=")[::2] for line in output.splitlines())
-        missing = [name for name in _PROPERTIES if name not in found]
+        missing = [name for name in names if name not in found]
         if missing:
             raise UnitError(f"systemctl show {self.name} names no {', '.join(missing)}; is this systemd?")
+        return {name: found[name] for name in names}
+
+    def state(self) -> UnitState:
+        found = self.properties(*_PROPERTIES)
         return UnitState(
             loaded=found["LoadState"],
             active=found["ActiveState"],
@@ -76,6 +81,12 @@ class Unit:
     def restart(self) -> None:
         """Start it, also out of a pause between two tries, which a plain start would sit out."""
         self._systemctl("restart", self.name)
+
+    def stop(self) -> None:
+        """Stop it; nothing happens when it does not run, or is not there."""
+        state = self.properties("LoadState", "ActiveState")
+        if state["LoadState"] != "not-found" and state["ActiveState"] not in ("inactive", "failed"):
+            self._systemctl("stop", self.name)
 
     def journal(self, since: float, prefix: str = "", lines: int = 50, read: int = 500) -> list[str]:
         """Its last `lines` of output since a time (seconds since the epoch) that begin with `prefix`.

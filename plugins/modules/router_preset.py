@@ -157,9 +157,7 @@ import tempfile
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _preset_ini
-
-DRY_RUN_TIMEOUT = 60  # seconds; it takes a tenth of one
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _options, _preset_ini
 
 
 class RouterPreset:
@@ -285,24 +283,23 @@ class RouterPreset:
             self.fail(
                 f"llama_server: {self.server} is not there or not executable; install it, or leave the option out"
             )
-        # What the caller's environment says of a model would make it a server of that one, not a router.
-        for name in [name for name in os.environ if name.startswith("LLAMA_")]:
+        for name in os.environ.keys() - _llama_dry_run.environment(os.environ).keys():
             del os.environ[name]
         with tempfile.TemporaryDirectory() as empty_cache:
-            command = [program, "--host", "/nonexistent-folder/x.sock", "--models-preset", path]
+            command = [program, "--host", _llama_dry_run.HOST, "--models-preset", path]
             # The real limit is not known here, and more models to load at start than it stops a router.
             command += ["--models-max", "100000", "--offline"]
             if self.module.params["models_dir"]:
                 command += ["--models-dir", self.module.params["models_dir"]]
-            limit = ["timeout", str(DRY_RUN_TIMEOUT)]
+            limit = ["timeout", str(_llama_dry_run.TIMEOUT)]
             code, out, err = self.module.run_command([*limit, *command], environ_update={"LLAMA_CACHE": empty_cache})
         words = out + err
-        refused = re.search(r"failed to initialize router models: (.*)", words)
+        refused = _llama_dry_run.refusal(words)
         if refused:
-            reason = refused.group(1).replace(path, self.path)
+            reason = refused.replace(path, self.path)
             self.fail(f"llama-server refuses the preset for {self.path}, which was left as it is: {reason}")
-        if "couldn't bind" not in words:
-            last = " / ".join(words.strip().splitlines()[-3:]) or "nothing"
+        if refused is None:
+            last = _llama_dry_run.last_words(words)
             self.fail(f"{program} could not be asked about the preset; it ended with {code} and said: {last}")
 
     def hide_tokens(self, *presets: dict[str, Any]) -> None:

@@ -15,13 +15,11 @@ description:
     on disk ask for, and loads again the models that this stopped.
   - It compares files with a record that the unit writes itself at each start, so it needs no handler, and a play
     that was interrupted at any point is completed by the next run.
+  - A restart breaks off no answer and refuses no request, as long as the router shares its port
+    (E(LLAMA_ARG_REUSE_PORT)), see O(quiet_timeout). Who connects meanwhile waits until the router is up again.
   - Enabling the unit is left to M(ansible.builtin.systemd_service).
-extends_documentation_fragment: [homelab.llamacpp.router]
+extends_documentation_fragment: [homelab.llamacpp.router, homelab.llamacpp.router_unit]
 options:
-  name:
-    description: The router's systemd unit.
-    type: str
-    default: llama-router.service
   state:
     description:
       - V(started) - the unit runs, with the files as they are.
@@ -29,43 +27,6 @@ options:
     type: str
     choices: [started, restarted]
     default: started
-  presets:
-    description:
-      - The router's preset file. A change of it alone is taken up by a reload, which stops only the models that it
-        concerns.
-      - Leave it out for a router without one.
-    type: path
-  models_dir:
-    description:
-      - The router's models folder. When other models lie in it than the router serves from it, it is made to reload.
-      - Leave it out for a router without one.
-    type: path
-  watch:
-    description:
-      - Files whose change needs a restart, for instance the unit file, the key file and a stamp of the release.
-      - A drop-in of the unit that systemd has not read yet needs one too, without being named here.
-    type: list
-    elements: path
-    default: []
-  applied:
-    description:
-      - The record of what the running router started with, in the format of C(sha256sum).
-      - The unit has to write it with an C(ExecStartPre=), a line each for O(presets) and every file of O(watch) that
-        exists, with the very same paths, in a C(RuntimeDirectory=) of its own so that it goes when the service stops.
-    type: path
-    default: /run/llama-router/applied
-  pending:
-    description: Where the names of models that are to be loaded again are kept while that is not done.
-    type: path
-    default: /var/lib/llama-router/pending.json
-  timeout:
-    description: How many seconds the router may take to come up, or to reload.
-    type: int
-    default: 60
-  load_timeout:
-    description: How many seconds each model may take that is loaded again.
-    type: int
-    default: 300
 attributes:
   check_mode:
     support: full
@@ -130,14 +91,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import PortHold
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
-    Client,
     RouterError,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_service import Convergence, Wanted
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, runner
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_service import UNIT_ARGUMENTS, Convergence
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError, runner
 
 
 class RouterService:
@@ -148,14 +109,13 @@ class RouterService:
         self.warn = module.warn
         self.restart: bool = params["state"] == "restarted"
         self.check_mode: bool = module.check_mode
-        self.convergence = Convergence(
-            Unit(runner(module.run_command), params["name"]),
-            Client.from_params(params),
-            Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__}),
-        )
+        self.convergence = Convergence.from_params(params, runner(module.run_command), PortHold())
 
     def run(self) -> None:
-        self.convergence.run(self.restart, self.check_mode)
+        try:
+            self.convergence.run(self.restart, self.check_mode)
+        finally:
+            self.convergence.hold.give()
 
     def result(self) -> dict[str, Any]:
         result = asdict(self.convergence.outcome)
@@ -168,15 +128,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ARGUMENTS,
-            "name": {"type": "str", "default": "llama-router.service"},
+            **UNIT_ARGUMENTS,
             "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
-            "presets": {"type": "path"},
-            "models_dir": {"type": "path"},
-            "watch": {"type": "list", "elements": "path", "default": []},
-            "applied": {"type": "path", "default": "/run/llama-router/applied"},
-            "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
-            "timeout": {"type": "int", "default": 60},
-            "load_timeout": {"type": "int", "default": 300},
         },
         mutually_exclusive=EXCLUSIVE,
         supports_check_mode=True,

@@ -9,12 +9,14 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
+from router_host import DOUBLE, UNIT, Host
 from router_server import KEYS, TESTS, Call
 
 sys.path.insert(0, str(TESTS))
@@ -71,3 +73,16 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         return result
 
     return run
+
+
+@pytest.fixture
+def host(tmp_path: Path, models: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    (tmp_path / "bin").mkdir()
+    for name in ("systemctl", "journalctl"):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {DOUBLE} {name} "$@"\n')
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setenv("SYSTEMD_DOUBLE", str(tmp_path))
+    yield Host(tmp_path, models, call)
+    subprocess.run(["systemctl", "stop", UNIT], check=True)

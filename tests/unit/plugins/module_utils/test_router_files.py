@@ -126,13 +126,13 @@ def test_the_models_of_child_processes() -> None:
     code = "import sys; print(flush=True); sys.stdin.read()"
     children = [
         subprocess.Popen([sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a"], ["--alias"], ["none"])
+        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a", "--port", "2"], ["--alias", "--port"], ["no"])
     ]
     try:
         for child in children:
             assert child.stdout
             child.stdout.readline()
-        assert _router_files.children_ids(os.getpid()) == ["a", "b c"]
+        assert _router_files.children_ports(os.getpid()) == {"a": 2, "b c": 1}
     finally:
         for child in children:
             child.communicate()

@@ -30,6 +30,7 @@ def model(name: str, status: str = "unloaded", **changes: Any) -> Model:
         "exit_code": None,
         "source": "preset",
         "options": {},
+        "args": (),
         "port": 0,
         "modalities": ("text",),
         "meta": {},

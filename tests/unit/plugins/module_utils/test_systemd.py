@@ -80,3 +80,13 @@ def test_a_command_that_is_not_there_is_a_status() -> None:
     run = runner(run_command)
     assert run(("here",)) == (0, "out", "")
     assert run(["gone"])[0] == 127
+
+
+@pytest.mark.parametrize(
+    ("load", "active", "stopped"),
+    [("loaded", "active", True), ("loaded", "failed", False), ("not-found", "inactive", False)],
+)
+def test_stopping_what_may_not_run(load: str, active: str, stopped: bool) -> None:
+    host = Host((0, f"LoadState={load}\nActiveState={active}\n", ""), (0, "", ""))
+    Unit(host, "x.service").stop()
+    assert (["systemctl", "stop", "x.service"] in host.asked) == stopped

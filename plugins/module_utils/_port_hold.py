@@ -1,0 +1,182 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hold a server's port while that server is replaced, so that nobody who connects meanwhile is refused.
+
+The server shares its port (SO_REUSEPORT), and so a second socket can listen beside it. From the moment that this one
+does, new connections go to it alone, where they wait in the kernel: the old server gets none any more and can finish
+what it has begun. When a new server listens, the connections that wait are the kernel's to move over to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Lets the kernel move connections that nobody has accepted from a closed listener to another one of the same port.
+MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
+_ATTACH_REUSEPORT_CBPF = 51  # SO_ATTACH_REUSEPORT_CBPF, which Python has no name for
+_BACKLOG = 4096
+_ESTABLISHED, _LISTENING = 0x01, 0x0A
+
+
+class HoldError(Exception):
+    """Why the port cannot be held, to follow "because"."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One line of the kernel's table of TCP sockets; `uid` and `inode` are the socket's."""
+
+    family: int
+    address: str
+    port: int
+    state: int
+    uid: int
+    inode: int
+
+    @property
+    def established(self) -> bool:
+        return self.state == _ESTABLISHED
+
+
+class PortHold:
+    """The port of one server. `take` and `give` may each be called again without effect.
+
+    `seconds` is for how long it was held, all in all.
+    """
+
+    def __init__(self, migrate: str = MIGRATE) -> None:
+        self._migrate = migrate
+        self.seconds = 0.0
+        self._since = 0.0
+        self._before = ""
+        self._socket: socket.socket | None = None
+        self._listener: Connection | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self._socket is not None
+
+    def take(self, pid: int) -> None:
+        """Let new connections to this process's port wait from now on; HoldError when they would not be kept."""
+        if self.taken:
+            return
+        listener = _listener(pid)
+        beside = _listen_beside(listener)
+        try:
+            with open(self._migrate, encoding="ascii") as file:
+                self._before = file.read()
+            self._set_migrate("1")
+        except OSError as error:
+            beside.close()
+            raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
+        self._socket, self._listener, self._since = beside, listener, time.monotonic()
+
+    def answered(self) -> bool:
+        """Whether a server listens on the held port: before that nobody would answer who connects."""
+        held = self._listener
+        if held is None:
+            return True
+        return sum((c.address, c.port) == (held.address, held.port) for c in connections() if c.state == _LISTENING) > 1
+
+    def give(self) -> None:
+        """Leave the port, and who waits there, to the server that listens on it now."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = self._listener = None
+            self.seconds += time.monotonic() - self._since
+            with contextlib.suppress(OSError):
+                self._set_migrate(self._before)
+
+    def _set_migrate(self, value: str) -> None:
+        with open(self._migrate, "w", encoding="ascii") as file:
+            file.write(value)
+
+
+def connections() -> Iterator[Connection]:
+    """The TCP sockets of this network namespace, with their local addresses."""
+    for path, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = file.read().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        for line in lines:
+            words = line.split()
+            address, _colon, port = words[1].partition(":")
+            yield Connection(
+                family, _address(family, address), int(port, 16), int(words[3], 16), int(words[7]), int(words[9])
+            )
+
+
+def _address(family: int, text: str) -> str:
+    """The kernel prints addresses as 32-bit words in the machine's own byte order."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
+
+
+def _listener(pid: int) -> Connection:
+    sockets = set()
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                sockets.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    except OSError as error:
+        raise HoldError(f"the files of process {pid} cannot be seen: {error.strerror}") from None
+    found = [c for c in connections() if c.state == _LISTENING and f"socket:[{c.inode}]" in sockets]
+    if len(found) != 1:
+        raise HoldError(f"process {pid} listens on {len(found)} TCP ports, one was expected")
+    return found[0]
+
+
+def _listen_beside(listener: Connection) -> socket.socket:
+    # The kernel shares a port only among sockets of one user: theirs is made as the server's.
+    root = os.geteuid()
+    try:
+        os.seteuid(listener.uid)
+        beside = socket.socket(listener.family)
+    except OSError as error:
+        raise HoldError(f"no socket of user {listener.uid} can be made: {error.strerror}") from None
+    finally:
+        os.seteuid(root)
+    try:
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if listener.family == socket.AF_INET6:
+            beside.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        beside.bind((listener.address, listener.port))
+        beside.listen(_BACKLOG)
+        _send_all_to_the_second(beside)
+    except OSError as error:
+        beside.close()
+        raise HoldError(
+            f"it does not share its port ({error.strerror}); start it with LLAMA_ARG_REUSE_PORT=1"
+        ) from None
+    return beside
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_uint16), ("filter", ctypes.POINTER(_Instruction))]
+
+
+def _send_all_to_the_second(beside: socket.socket) -> None:
+    """A program of one instruction: "return 1", the index of who gets a connection, counted in the order of listening.
+
+    That is this socket while the old server listens, and the new server once it does. While there is no second one
+    the kernel chooses among all that listen, which is this socket alone.
+    """
+    instructions = (_Instruction * 1)(_Instruction(0x06, 0, 0, 1))  # BPF_RET | BPF_K
+    program = _Program(1, instructions)
+    beside.setsockopt(socket.SOL_SOCKET, _ATTACH_REUSEPORT_CBPF, bytes(program))

@@ -1,0 +1,237 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A router handed over from one release to another and back, with the real llama-server and clients that notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_quiet
+from router_host import Host
+from router_server import LLAMA_SERVER, TESTS, wait_until
+
+sys.path[:0] = [str(TESTS), str(TESTS / "update")]
+
+from load import Load
+from make_releases import KINDS, script
+
+
+class Guest:
+    """A router that serves with release `first`; `second` and one for each way to be bad lie beside it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.root = host.folder / "root"
+        (self.root / "releases").mkdir(parents=True)
+        for name, kind in {"first": "good", "second": "good", **{kind: kind for kind in KINDS}}.items():
+            self.add(name, kind)
+        (self.root / "current").symlink_to("releases/first")
+        self.stamp = self.root / "current" / "stamp.json"
+        files = f"{host.presets} {host.unit} {host.keys} {self.stamp}"
+        text = host.unit.read_text().replace(str(LLAMA_SERVER), str(self.root / "current/bin/llama-server"))
+        host.unit.write_text(text.replace(f"{host.presets} {host.unit} {host.keys}", files))
+        host.write_presets(**{name: {"threads": "1"} for name in ("alpha", "beta", "gamma")})
+        assert host.converge(watch=self.watch)["changed"]
+
+    def add(self, name: str, kind: str) -> None:
+        server = self.root / "releases" / name / "bin" / "llama-server"
+        server.parent.mkdir(parents=True)
+        server.write_text(script(kind, 20001, str(LLAMA_SERVER)))
+        server.chmod(0o755)
+        (server.parent.parent / "stamp.json").write_text(f'{{"name": "{name}"}}\n')
+
+    @property
+    def watch(self) -> list[str]:
+        return [str(self.host.unit), str(self.host.keys), str(self.stamp)]
+
+    def hand_over(self, release: str | None = None, check: bool = False, **params: Any) -> dict[str, Any]:
+        defaults = {
+            "root": str(self.root),
+            "presets": str(self.host.presets),
+            "models_dir": str(self.host.folder_of_models),
+            "watch": self.watch,
+            "applied": str(self.host.applied),
+            "pending": str(self.host.pending),
+            "url": f"http://127.0.0.1:{self.host.port}",
+            "api_key_file": str(self.host.keys),
+            "timeout": 20,
+            "load_timeout": 20,
+            "quiet_timeout": 60,
+            "finish_timeout": 60,
+        }
+        if release:
+            defaults["release"] = release
+        return self.host.call("router_handover", check=check, **{**defaults, **params})
+
+    def try_out(self, release: str, gate: str) -> dict[str, Any]:
+        server = self.root / "releases" / release / "bin" / "llama-server"
+        asks = {"url": f"http://127.0.0.1:{self.host.port}", "api_key_file": str(self.host.keys)}
+        presets = {"presets": str(self.host.presets)}
+        return self.host.call(
+            "router_trial",
+            llama_server=str(server),
+            gate=gate,
+            timeout=3 if release == "silent" else 60,
+            **asks,
+            **presets,
+        )
+
+    def link(self, name: str) -> str | None:
+        path = self.root / name
+        return path.readlink().name if path.is_symlink() else None
+
+    def load(self) -> Load:
+        return Load("127.0.0.1", self.host.port, "test-key-1", "alpha", tokens=20)
+
+
+@pytest.fixture
+def guest(host: Host) -> Iterator[Guest]:
+    before = Path(_port_hold.MIGRATE).read_text()
+    yield Guest(host)
+    assert Path(_port_hold.MIGRATE).read_text() == before
+
+
+def test_nobody_notices(guest: Guest) -> None:
+    guest.host.load("alpha", "beta")
+    seen = guest.hand_over("second", check=True)
+    assert (seen["changed"], seen["after"], guest.link("current")) == (True, "second", "first")
+    with guest.load() as load:
+        done = guest.hand_over("second")
+    assert (done["changed"], done["before"], done["after"]) == (True, "first", "second")
+    assert sorted(done["loaded"]) == ["alpha", "beta"]
+    assert load.lost == []
+    assert len(load.asked) > 5
+    assert sorted(guest.host.loaded()) == ["alpha", "beta"]
+    assert (guest.link("current"), guest.link("fallback")) == ("second", "first")
+    assert done["paused_seconds"] > 0
+
+    assert guest.hand_over(state="confirmed")["changed"]
+    assert (guest.link("previous"), guest.link("fallback")) == ("first", None)
+    pid = guest.host.pid()
+    for again in ({"release": "second"}, {"state": "confirmed"}, {"state": "reverted"}):
+        assert not guest.hand_over(**again)["changed"]
+    assert guest.host.pid() == pid
+
+
+def test_a_long_answer_is_waited_for(guest: Guest) -> None:
+    """No quiet moment is waited for: the router is told to stop only when it has finished."""
+    guest.host.load("alpha")
+    with guest.load() as load:
+        load.tokens = 400
+        wait_until(lambda: _router_quiet.busy(guest.host.pid()))
+        done = guest.hand_over("second", quiet_timeout=0)
+    assert load.lost == []
+    assert done["warnings"] == []
+
+
+@pytest.mark.parametrize("kind", ["exits", "service"])
+def test_one_that_does_not_serve_is_taken_back_and_nothing_is_lost(guest: Guest, kind: str) -> None:
+    guest.host.load("alpha", "beta")
+    with guest.load() as load:
+        failed = guest.hand_over(kind, timeout=3)
+    assert f"{kind} was wanted to serve" in failed["msg"]
+    assert "first serves again" in failed["msg"]
+    assert load.lost == []
+    assert (guest.link("current"), guest.link("fallback"), guest.link("previous")) == ("first", None, None)
+    assert sorted(guest.host.loaded()) == ["alpha", "beta"]
+
+
+def test_one_that_is_not_confirmed_is_taken_back(guest: Guest) -> None:
+    guest.host.load("alpha")
+    guest.hand_over("second")
+    assert guest.hand_over(state="reverted", check=True)["after"] == "first"
+    done = guest.hand_over(state="reverted")
+    assert (done["changed"], done["after"], done["loaded"]) == (True, "first", ["alpha"])
+    assert guest.link("fallback") is None
+
+
+def test_a_run_that_ended_between_the_switch_and_the_restart_is_taken_back_without_one(guest: Guest) -> None:
+    pid = guest.host.pid()
+    (guest.root / "fallback").symlink_to("releases/first")
+    (guest.root / "current").unlink()
+    (guest.root / "current").symlink_to("releases/silent")
+    assert guest.hand_over(state="reverted")["changed"]
+    assert (guest.link("current"), guest.host.pid()) == ("first", pid)
+
+
+def test_a_release_that_is_not_there(guest: Guest) -> None:
+    failed = guest.hand_over("third")
+    assert "third was wanted" in failed["msg"]
+    assert "first" in failed["msg"]
+    assert guest.link("fallback") is None
+
+
+def test_good_releases_pass_every_trial(guest: Guest) -> None:
+    assert "msg" not in guest.try_out("second", "presets")
+    done = guest.try_out("second", "answer")
+    assert (done["model"], done["on_gpu"]) == ("alpha", False)
+    assert done["answer"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gate", "words"),
+    [
+        ("exits", "presets", "it ended with 127 and said: error: symbol lookup error"),
+        ("exits", "answer", "it ended with 127 before it was ready; it said: error: symbol lookup error"),
+        ("silent", "answer", "it does not serve after 3 s"),
+        ("dies", "answer", "it loaded the model and ended with 134 when it was asked"),
+    ],
+)
+def test_a_bad_one_fails_its_trial_and_the_router_goes_on(guest: Guest, kind: str, gate: str, words: str) -> None:
+    pid = guest.host.pid()
+    assert words in guest.try_out(kind, gate)["msg"]
+    assert guest.host.pid() == pid
+    assert set(guest.host.status().values()) == {"unloaded"}
+
+
+def test_options_that_are_gone_are_named_with_preset_and_line_all_at_once(guest: Guest) -> None:
+    guest.host.write_presets(alpha={"ctx_size": "512"}, beta={"threads": "2", "ctx_size": "512"})
+    msg = guest.try_out("preset", "presets")["msg"]
+    assert "preset 'alpha', line 3: it does not know 'ctx-size'" in msg
+    assert "preset 'beta', line 7: it does not know 'ctx-size'" in msg
+
+
+def test_an_option_of_the_command_line_that_is_gone(guest: Guest) -> None:
+    server = guest.root / "releases/second/bin/llama-server"
+    server.write_text(server.read_text().replace('exec "$real" "$@"', 'exec "$real" "$@" --no-such-option'))
+    msg = guest.try_out("second", "presets")["msg"]
+    assert "error: invalid argument: --no-such-option (on the command line of the unit" in msg
+
+
+def test_a_busy_model_outlives_others(guest: Guest) -> None:
+    guest.host.load("gamma")
+    asks = {"url": f"http://127.0.0.1:{guest.host.port}", "api_key_file": str(guest.host.keys), "load_timeout": 30}
+    done = guest.host.call("router_swap", **asks)
+    assert (done["busy"], done["others"]) == ("alpha", ["beta", "gamma"])
+    assert done["tokens"] > 0
+    assert guest.host.loaded() == ["gamma"]
+
+
+def test_a_build_that_kills_busy_models_is_found_out(guest: Guest) -> None:
+    guest.hand_over("kills")
+    asks = {"url": f"http://127.0.0.1:{guest.host.port}", "api_key_file": str(guest.host.keys), "load_timeout": 30}
+    assert "alpha was wanted to finish its answer" in guest.host.call("router_swap", **asks)["msg"]
+    assert guest.hand_over(state="reverted")["after"] == "first"
+
+
+def test_a_full_disk(guest: Guest, tmp_path: Path) -> None:
+    """Where the models to load again are to be remembered: nothing was stopped yet."""
+    guest.host.load("alpha")
+    pid = guest.host.pid()
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "small", str(small)], check=True)
+    try:
+        (small / "filler").write_bytes(b"x" * 4096)
+        failed = guest.hand_over("second", pending=str(small / "pending.json"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert "No space left on device" in failed["msg"]
+    assert "first serves again" in failed["msg"]
+    assert (guest.link("current"), guest.link("fallback"), guest.host.pid()) == ("first", None, pid)

@@ -1,0 +1,107 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
+
+
+def listen(shared: bool = True, port: int = 0) -> socket.socket:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    server.bind(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
+@pytest.fixture
+def migrate(tmp_path: Path) -> Path:
+    """In the place of the kernel's switch, which belongs to the whole machine."""
+    switch = tmp_path / "tcp_migrate_req"
+    switch.write_text("0\n")
+    return switch
+
+
+@pytest.fixture
+def hold(migrate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PortHold]:
+    listener = _port_hold._listener
+    monkeypatch.setattr(_port_hold, "_listener", lambda pid: listener(os.getpid()))
+    held = PortHold(str(migrate))
+    yield held
+    held.give()
+
+
+def reaches(server: socket.socket, times: int = 20) -> int:
+    """How many of so many new connections come to this socket."""
+    clients = [socket.create_connection(server.getsockname()) for _time in range(times)]
+    server.setblocking(False)
+    accepted = 0
+    try:
+        while True:
+            server.accept()[0].close()
+            accepted += 1
+    except BlockingIOError:
+        pass
+    for client in clients:
+        client.close()
+    return accepted
+
+
+def test_new_connections_wait_and_then_go_to_the_new_server(hold: PortHold, migrate: Path) -> None:
+    with listen() as old:
+        port = old.getsockname()[1]
+        assert reaches(old) == 20
+        hold.take(1)
+        hold.take(1)
+        assert hold.taken
+        assert migrate.read_text() == "1"
+        assert reaches(old) == 0
+    assert not hold.answered()
+    waiting = socket.create_connection(("127.0.0.1", port), 1)
+    with listen(port=port) as new:
+        assert hold.answered()
+        assert reaches(new) == 20
+        hold.give()
+        hold.give()
+        assert migrate.read_text() == "0\n"
+        assert reaches(new) == 20
+        assert hold.seconds > 0
+    waiting.close()
+
+
+def test_a_server_that_does_not_share_its_port(hold: PortHold, migrate: Path) -> None:
+    with listen(shared=False) as old:
+        with pytest.raises(HoldError, match="does not share its port"):
+            hold.take(1)
+        assert reaches(old) == 20
+    assert not hold.taken
+    assert migrate.read_text() == "0\n"
+
+
+def test_a_kernel_that_moves_no_connections(hold: PortHold, migrate: Path) -> None:
+    migrate.unlink()
+    with listen() as old:
+        with pytest.raises(HoldError, match=r"Linux 5\.14"):
+            hold.take(1)
+        assert reaches(old) == 20
+
+
+def test_a_process_that_listens_nowhere() -> None:
+    with pytest.raises(HoldError, match="listens on 0 TCP ports"):
+        PortHold().take(os.getpid())
+
+
+def test_addresses_as_the_kernel_prints_them() -> None:
+    with listen() as server:
+        found = [c for c in _port_hold.connections() if c.port == server.getsockname()[1]]
+    assert [(c.family, c.address, c.established) for c in found] == [(socket.AF_INET, "127.0.0.1", False)]
+    assert _port_hold._address(socket.AF_INET6, "00000000000000000000000001000000") == "::1"

@@ -1,0 +1,72 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guest whose llama-server is updated, and the playbooks that do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from load import Load
+
+CHECKOUT = Path(__file__).parent.parent.parent
+INVENTORY = CHECKOUT / "tests/lab/inventory"
+RELEASES = CHECKOUT / ".cache/releases"
+NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition(".")[0]
+KEYS = "/etc/llama-router/api-keys"
+ROOT = "/opt/llama.cpp"
+ADDRESS = (f"{NETWORK}.120", 8012)
+BUSY = ["SmolLM2-135M-Instruct", "tiny-single"]
+
+
+class Guest:
+    """The guest, looked at from inside and asked from outside."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.key = host.check_output(f"head -n 1 {KEYS}")
+
+    def link(self, name: str) -> str:
+        """Which release a link leads to; nothing without the link."""
+        return self.host.run(f"basename $(readlink {ROOT}/{name})").stdout.strip()
+
+    def clients(self) -> Load:
+        return Load(*ADDRESS, self.key, BUSY[1], tokens=20)
+
+    def load(self, *models: str) -> None:
+        for model in models:
+            assert Load(*ADDRESS, self.key, model, tokens=1).stream() == ""
+
+    def loaded(self) -> list[str]:
+        status, text = Load(*ADDRESS, self.key, "").call("GET", "/models", None)
+        assert status == 200
+        return sorted(model["id"] for model in json.loads(text)["data"] if model["status"]["value"] == "loaded")
+
+    def playbook(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *more]
+        return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+
+    def update(self, release: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.playbook("update", "--extra-vars", f"@{RELEASES}/{release}.yml", *more)
+
+    def kill_update_at(self, task: str, release: str) -> None:
+        """Begin it, and kill it without warning as soon as it comes to a task."""
+        argv = ["ansible-playbook", "--inventory", str(INVENTORY), "playbooks/update.yml"]
+        argv += ["--extra-vars", f"@{RELEASES}/{release}.yml"]
+        play = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, start_new_session=True)
+        assert play.stdout
+        came = any(line.startswith("TASK") and task in line for line in play.stdout)
+        os.killpg(play.pid, signal.SIGKILL)
+        play.wait()
+        assert came, f"the play never came to {task!r}"
+
+
+@pytest.fixture(scope="module")
+def guest(host: Any) -> Guest:
+    return Guest(host)
