@@ -1,0 +1,304 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_file
+short_description: Put GGUF models in their places, whole and checked
+version_added: 0.1.0
+author: [The homelab.llamacpp authors (@homelab-llamacpp)]
+description:
+  - Puts models into a directory in the layout that C(llama-server --models-dir) reads, from a Hugging Face repository, a
+    URL, a path on the target, or llama.cpp's own cache. A model of one file is C(<name>.gguf); one of several files
+    (shards, a projector, a draft model) is a folder C(<name>).
+  - Downloads go over several connections, and each goes on where it was when it was cut off, across runs and reboots.
+    A model appears in the directory when all its files have arrived and have their SHA-256, and not before.
+  - What has been placed is recorded with its size, time of change and SHA-256. A run that finds that unchanged reads no
+    file and asks no server. Content that another model of the directory has already is linked, not fetched again.
+  - One call takes the whole list, so that the room on the disk is judged for all of them before anything is fetched,
+    and so that a run that has nothing to do costs the same for 200 models as for one.
+  - A download says in the play's output how far it is, how fast, and how long it will take.
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be fetched and how much it is. It asks the server, and writes nothing.
+  diff_mode:
+    support: full
+    description: Shows the files of each model, with sizes and checksums, before and after.
+options:
+  models_dir:
+    description: The directory. It has to be there (in check mode it may be missing).
+    type: path
+    required: true
+  models:
+    description: The models. What is in the directory and not named here is left alone, unless O(prune) is given.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Id of the model in the router, and its entry in the directory. Letters, digits and C(. _ + @ -).
+        type: str
+        required: true
+      state:
+        description:
+          - V(present), the model is in its place, whole.
+          - V(absent), the model's entry and its part files are gone. What a link points to stays, and so does the same
+            content under another name.
+        type: str
+        choices: [present, absent]
+        default: present
+      source:
+        description:
+          - Where the model comes from; needed for V(present). Exactly one of O(models[].source.repo),
+            O(models[].source.url) and O(models[].source.path).
+        type: dict
+        suboptions: &source
+          repo:
+            description: A repository of the hub, V(owner/name).
+            type: str
+          revision:
+            description:
+              - A branch, a tag or a commit of the repository. The commit it means when the model is fetched is recorded,
+                and stays until O(refresh) is asked for.
+            type: str
+            default: main
+          file:
+            description: The model's file in the repository with its folder; of several shards any one, all are taken.
+            type: str
+          quant:
+            description:
+              - The quantization, such as V(Q4_K_M) or V(UD-Q4_K_XL), in place of the file's name. It must mean exactly
+                one model of the repository; otherwise the error lists what there is.
+            type: str
+          cache:
+            description:
+              - A cache of llama.cpp or of Hugging Face on the target (C(LLAMA_CACHE), C(HF_HUB_CACHE)), from which the
+                files of the repository are taken by O(models[].source.method). The hub is not asked.
+            type: path
+          url:
+            description: The address of the file; of several shards the first one's, the others follow from its name.
+            type: str
+          checksum:
+            description:
+              - The SHA-256 of each file (64 hexadecimal digits, V(sha256:) before them or not), in the order of the
+                shards. With O(models[].source.url) it is needed, unless the server itself names it as the hub does.
+              - With a repository or a path it is checked too.
+            type: list
+            elements: str
+          path:
+            description:
+              - On the target, a GGUF file (of several shards any one), or a folder with the shards of one model or with
+                a model and its projector (C(mmproj) in its name).
+            type: path
+          method:
+            description:
+              - With O(models[].source.path) and O(models[].source.cache). V(link) leaves the files where they are and
+                makes symbolic links, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
+            type: str
+            choices: [link, copy, move]
+            default: link
+      projector:
+        description:
+          - The model's projector, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the same
+            repository; without C(file) and C(quant) too, it is the repository's only projector.
+        type: dict
+        suboptions: *source
+      draft:
+        description:
+          - A draft model, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the same repository.
+          - The router finds a draft model beside its model by its name (C(mtp-), C(dspark-), C(dflash-)). One with another
+            name is put in the folder C(draft) of the model's folder, and RV(models[].draft) is for the preset's
+            C(spec-draft-model).
+        type: dict
+        suboptions: *source
+  endpoint:
+    description: The hub, or a mirror of it.
+    type: str
+    default: https://huggingface.co
+  token:
+    description: The hub's token, for gated and private repositories. It is sent to O(endpoint) alone, never on to a storage server.
+    type: str
+  token_file:
+    description: A file on the target whose first line that is not blank is the token.
+    type: path
+  validate_certs:
+    description: Whether the servers' certificates are checked.
+    type: bool
+    default: true
+  ca_path:
+    description: A file of certificates of authorities to trust besides those of the system.
+    type: path
+  connections:
+    description: How many connections fetch at once.
+    type: int
+    default: 4
+  rate_limit:
+    description: The most bytes a second, all connections together, such as V(20M) (MiB). By default there is no limit.
+    type: str
+  timeout:
+    description: Seconds without any answer after which a connection counts as lost.
+    type: int
+    default: 30
+  retries:
+    description:
+      - How often in a row, without a byte arriving in between, a download is tried again after what may pass (a lost
+        connection, 408, 429, 5xx). The pauses grow from one second to thirty, or are what the server asks for.
+      - 401, 403, 404 and a file that changed on the server are errors at once.
+    type: int
+    default: 8
+  verify:
+    description: Read the files in place again and compare their checksums with the recorded ones. A damaged one is fetched again.
+    type: bool
+    default: false
+  refresh:
+    description: Ask the hub again what O(models[].source.revision) is, and fetch what has changed since.
+    type: bool
+    default: false
+  facts:
+    description:
+      - Return the planner's facts of the models that are not in place yet, RV(models[].facts). Their headers are read from
+        the source, some MiB of each. Most useful in check mode, to plan before anything is fetched.
+    type: bool
+    default: false
+  prune:
+    description:
+      - V(parts) removes part files that belong to no model of O(models). V(models) also removes models that this module
+        has placed and that O(models) does not name. What it did not place stays.
+    type: str
+    choices: [nothing, parts, models]
+    default: nothing
+  record:
+    description:
+      - The file of what has been placed. The default is C(.model_file.json) in O(models_dir). It is to be elsewhere where that directory
+        cannot be written.
+    type: path
+  owner:
+    description: Owner of the files and folders that are placed. By default the user of this task.
+    type: str
+  group:
+    description: Group of the files and folders that are placed.
+    type: str
+  mode:
+    description: Mode of the files that are placed; folders can be looked into by whoever can read the files.
+    type: raw
+    default: "0644"
+notes:
+  - While it is fetched a file lies beside its place as C(.part), with a small C(.part.journal) that knows which bytes of it have
+    arrived. llama-server passes over both. O(prune=parts) removes those of models that are not wanted any more.
+  - Two runs that want the same file do not disturb each other, the second waits and then finds it.
+  - The room on the disk is judged by what its file system says is free to this user.
+  - Proxies are taken from the environment of the task (C(https_proxy), C(no_proxy)).
+seealso:
+  - module: homelab.llamacpp.gguf_info
+  - module: homelab.llamacpp.router_model
+"""
+
+EXAMPLES = r"""
+- name: Three models
+  homelab.llamacpp.model_file:
+    models_dir: /var/lib/llama-router/models
+    token_file: /etc/llama-router/hub-token
+    models:
+      - name: qwen3-8b
+        source:
+          repo: Qwen/Qwen3-8B-GGUF
+          quant: Q4_K_M
+      - name: gemma-3-27b
+        source:
+          repo: unsloth/gemma-3-27b-it-GGUF
+          revision: 0c2e3ed9e9b2b5e1b2e3d4c5f6a7b8c9d0e1f2a3
+          file: gemma-3-27b-it-Q4_K_M.gguf
+        projector:
+          file: mmproj-F16.gguf
+      - name: own-finetune
+        source:
+          path: /srv/models/own-finetune-Q8_0.gguf
+
+- name: What would be fetched, and does it fit?
+  homelab.llamacpp.model_file:
+    models_dir: /var/lib/llama-router/models
+    models: "{{ llamacpp_models }}"
+    facts: true
+  check_mode: true
+  register: wanted
+
+- name: At night, one connection and no more than 5 MiB a second
+  homelab.llamacpp.model_file:
+    models_dir: /var/lib/llama-router/models
+    connections: 1
+    rate_limit: 5M
+    models:
+      - name: big
+        source:
+          url: https://models.example.org/big-00001-of-00002.gguf
+          checksum:
+            - sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+            - sha256:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752
+
+- name: A model is gone
+  homelab.llamacpp.model_file:
+    models_dir: /var/lib/llama-router/models
+    models:
+      - name: qwen3-8b
+        state: absent
+"""
+
+RETURN = r"""
+models:
+  description: The models of O(models), in that order; in check mode, as they would be.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: Its name.
+      type: str
+    changed:
+      description: Whether this run changed something of it.
+      type: bool
+    state:
+      description: As asked for.
+      type: str
+    path:
+      description: The file that the router loads, of several shards the first. Null for an absent one.
+      type: str
+    files:
+      description: All its files, its projector and draft model too.
+      type: list
+      elements: str
+    projector:
+      description: Its projector.
+      type: str
+    draft:
+      description: Its draft model.
+      type: str
+    size:
+      description: Bytes of all its files.
+      type: int
+    to_fetch:
+      description: Bytes that had to be fetched when the run began. 0 when nothing had.
+      type: int
+    commit:
+      description: The commit of the repository that it is of. Null for other sources.
+      type: str
+    facts:
+      description: With O(facts=true), and where the model was not in place, what P(homelab.llamacpp.vram_plan#filter) needs. Otherwise null.
+      type: dict
+to_fetch:
+  description: Bytes that had to be fetched for all models together when the run began.
+  type: int
+  returned: success
+fetched:
+  description: Bytes that were fetched in this run.
+  type: int
+  returned: success
+removed:
+  description: Paths that were removed, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+"""
