@@ -9,6 +9,7 @@ Nothing here waits for a model: that is `_router_state`. A key is sent and never
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,7 +18,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,6 +198,28 @@ class Client:
     def unload(self, model_id: str) -> None:
         self._call("POST", "/models/unload", {"model": model_id})
 
+    def download(self, name: str) -> None:
+        """Ask for `user/repository[:quant]` from the hub; answers when a process is started, whatever becomes of it."""
+        # It asks the hub what there is before it answers.
+        self._call("POST", "/models", {"model": name}, max(self.request_timeout, 60))
+
+    def remove(self, model_id: str, timeout: float) -> None:
+        """Take a model of its cache off the disk; answers when its process or its download has ended."""
+        self._call("DELETE", "/models?" + urllib.parse.urlencode({"model": model_id}), timeout=timeout)
+
+    def events(self, silence: float) -> Iterator[dict[str, Any]]:
+        """What happens to models from this call on; ends when nothing was heard for so many seconds, or it hangs up."""
+        request = urllib.request.Request(self.url + "/models/sse", headers=self._headers)
+        response = self._open(request, silence)
+
+        def read() -> Iterator[dict[str, Any]]:
+            with response, contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                for line in response:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[len(b"data: ") :])
+
+        return read()
+
     def answers(self, model_id: str) -> bool:
         """Whether the process of a loaded model answers: on its way out it is still `loaded`, and does not."""
         query = urllib.parse.urlencode({"model": model_id, "autoload": "false"})
@@ -218,20 +241,29 @@ class Client:
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        try:
-            with self._opener.open(request, timeout=timeout or self.request_timeout) as response:
+        timeout = timeout or self.request_timeout
+        with self._open(request, timeout) as response:
+            try:
                 text = response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal(method, path, error) from None
-        except urllib.error.URLError as error:
-            raise self._unreachable(error.reason, timeout or self.request_timeout) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error, timeout or self.request_timeout) from None
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error, timeout) from None
         try:
             return json.loads(text)
         except ValueError:
             raise RouterError(self._not_a_router(f"{method} {path} answered {_kind(response.headers)}")) from None
+
+    def _open(self, request: urllib.request.Request, timeout: float) -> http.client.HTTPResponse:
+        """The answer, its body still to be read; RouterError when it is a refusal, or when none comes."""
+        try:
+            response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(request.get_method(), request.selector, error) from None
+        except urllib.error.URLError as error:
+            raise self._unreachable(error.reason, timeout) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error, timeout) from None
+        return response
 
     def _refusal(self, method: str, path: str, error: urllib.error.HTTPError) -> RouterError:
         try:
