@@ -302,3 +302,298 @@ removed:
   elements: str
   returned: success
 """
+
+import os
+from typing import Any, NamedTuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.formatters import human_to_bytes
+from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import GGUFError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_place import Placer, Settings, Step, files_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Resolved, Resolver, check, identity
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
+from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import Progress, amount
+
+SOURCE = {
+    "repo": {"type": "str"},
+    "revision": {"type": "str", "default": "main"},
+    "file": {"type": "str"},
+    "quant": {"type": "str"},
+    "cache": {"type": "path"},
+    "url": {"type": "str"},
+    "checksum": {"type": "list", "elements": "str"},
+    "path": {"type": "path"},
+    "method": {"type": "str", "choices": ["link", "copy", "move"], "default": "link"},
+}
+MODEL = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "source": {"type": "dict", "options": SOURCE},
+    "projector": {"type": "dict", "options": SOURCE},
+    "draft": {"type": "dict", "options": SOURCE},
+}
+OPTIONS = {
+    "models_dir": {"type": "path", "required": True},
+    "models": {"type": "list", "elements": "dict", "required": True, "options": MODEL},
+    "endpoint": {"type": "str", "default": "https://huggingface.co"},
+    "token": {"type": "str", "no_log": True},
+    "token_file": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_path": {"type": "path"},
+    "connections": {"type": "int", "default": 4},
+    "rate_limit": {"type": "str"},
+    "timeout": {"type": "int", "default": 30},
+    "retries": {"type": "int", "default": 8},
+    "verify": {"type": "bool", "default": False},
+    "refresh": {"type": "bool", "default": False},
+    "facts": {"type": "bool", "default": False},
+    "prune": {"type": "str", "choices": ["nothing", "parts", "models"], "default": "nothing"},
+    "record": {"type": "path"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+    "mode": {"type": "raw", "default": "0644"},
+}
+
+
+class Work(NamedTuple):
+    """A model that is not as it should be: its files, and how each comes into its place."""
+
+    model: dict[str, Any]
+    resolved: Resolved
+    steps: list[Step]
+    damaged: list[str]
+
+
+class ModelFile:
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params: dict[str, Any] = module.params
+        self.models: list[dict[str, Any]] = self.params["models"]
+        self.removed: list[str] = []
+        self.changed = False
+
+    def run(self) -> None:
+        self.check_options()
+        self.store = Store(self.params["models_dir"], self.params["record"])
+        try:
+            self.client = Client(
+                self.params["endpoint"],
+                self.token(),
+                self.params["validate_certs"],
+                self.params["ca_path"],
+                self.params["timeout"],
+            )
+            self.resolver = Resolver(self.client, self.params["endpoint"])
+            self.placer = Placer(self.store, self.client, self.settings())
+            self.work()
+        except (FetchError, GGUFError) as error:
+            self.fail(str(error))
+        except OSError as error:
+            self.fail(
+                f"{error.filename or self.params['models_dir']} was wanted readable and writable: {error.strerror}"
+            )
+
+    def work(self) -> None:
+        before = {name: sorted(entry["files"]) for name, entry in self.store.record.items()}
+        gone = [model["name"] for model in self.models if model["state"] == "absent"]
+        leaving = [place for name in gone for place in self.store.of_model(name)] + self.to_prune()
+        works = [work for work in map(self.wanted, self.models) if work]
+        self.check_room(works, leaving)
+        results = {work.model["name"]: self.planned(work) for work in works}
+        self.changed = bool(works or leaving)
+        self.removed = [self.store.path(place) for place in leaving]
+        if not self.module.check_mode:
+            self.remove(leaving, gone)
+            self.place(works)
+            self.mend_attributes()
+        models = [self.result(model, results.get(model["name"])) for model in self.models]
+        to_fetch = sum(one["to_fetch"] for one in models)
+        result: dict[str, Any] = {
+            "models": models,
+            "to_fetch": to_fetch,
+            "fetched": self.placer.fetched,
+            "removed": self.removed,
+        }
+        if self.module._diff:
+            result["diff"] = self.diff(before, works, gone)
+        if self.module.check_mode and to_fetch:
+            names = ", ".join(name for name, one in results.items() if one["to_fetch"])
+            result["msg"] = f"would fetch {amount(to_fetch)}: {names}"
+        self.module.exit_json(changed=self.changed, **result)
+
+    # --- before anything is changed -----------------------------------------------------------------------------------
+
+    def check_options(self) -> None:
+        problems = check(self.models)
+        folder = self.params["models_dir"]
+        if not os.path.isdir(folder) and not self.module.check_mode:
+            problems.append(f"models_dir must be a directory; {folder} is none, make it before (ansible.builtin.file)")
+        for name in ("connections", "timeout"):
+            if self.params[name] < 1:
+                problems.append(f"{name} must be 1 or more, found: {self.params[name]}")
+        if self.params["token"] and self.params["token_file"]:
+            problems.append("token and token_file are both given; one of them names the token")
+        if problems:
+            self.fail("; ".join(problems))
+
+    def token(self) -> str | None:
+        path = self.params["token_file"]
+        if not path:
+            return self.params["token"] or None
+        with open(path, encoding="utf-8") as file:
+            token = next((line.strip() for line in file if line.strip()), None)
+        if not token:
+            self.fail(f"token_file must have the token in a line; {path} is empty")
+        self.module.no_log_values.add(token)
+        return token
+
+    def settings(self) -> Settings:
+        mode = self.params["mode"]
+        try:
+            number = int(str(mode), 8) if isinstance(mode, str) else mode
+            rate = human_to_bytes(self.params["rate_limit"]) if self.params["rate_limit"] else 0
+        except ValueError:
+            self.fail(
+                f"mode must be octal digits, found {mode!r}; rate_limit a size, found {self.params['rate_limit']!r}"
+            )
+        self.mode: int = number
+        progress = self.module.params
+        return Settings(progress["connections"], rate, progress["retries"], number, self.attributes, self.waits)
+
+    def waits(self, path: str) -> None:
+        Progress(0).say(f"waits for another run that fetches {os.path.basename(path)}")
+
+    def attributes(self, path: str) -> bool:
+        """Owner, group and mode of a file or folder of ours."""
+        folder = os.path.isdir(path)
+        mode = self.mode | (self.mode & 0o444) >> 2 if folder else self.mode
+        wanted = {"path": path, "mode": mode | 0o700 if folder else mode}
+        wanted.update(owner=self.params["owner"], group=self.params["group"])
+        file_args = self.module.load_file_common_arguments({**wanted, "mode": f"0{wanted['mode']:o}"}, path=path)
+        changed: bool = self.module.set_fs_attributes_if_different(file_args, False)
+        return changed
+
+    def wanted(self, model: dict[str, Any]) -> Work | None:
+        """What there is to do for a model that is to be present; None when it is in its place."""
+        if model["state"] == "absent":
+            return None
+        entry = self.store.record.get(model["name"])
+        same = entry is not None and entry["identity"] == identity(model)
+        damaged = self.store.damaged(entry) if entry and self.params["verify"] else []
+        asks = self.params["refresh"] and entry is not None and entry["commit"]
+        if entry and same and not damaged and not asks and self.store.in_place(entry):
+            return None
+        source = model["source"]
+        if entry and same and entry["commit"] and not asks:
+            source = {**source, "revision": entry["commit"]}
+        resolved = self.resolver.resolve({**model, "source": source})
+        steps = self.placer.steps(model["name"], resolved, damaged)
+        if entry and same and all(step.how == "keep" for step in steps) and entry["commit"] == resolved.commit:
+            return None
+        return Work(model, resolved, steps, damaged)
+
+    def to_prune(self) -> list[str]:
+        """Places that O(prune) takes away."""
+        named = [model["name"] for model in self.models]
+        places: list[str] = []
+        if self.params["prune"] == "models":
+            places = [place for name in self.store.record if name not in named for place in self.store.of_model(name)]
+        if self.params["prune"] != "nothing":
+            places += [place for place in self.store.parts(named) if place not in places]
+        return places
+
+    def check_room(self, works: list[Work], leaving: list[str]) -> None:
+        """The same content is fetched once, so it needs room once."""
+        if not os.path.isdir(self.store.root):
+            return
+        needs: dict[Any, int] = {}
+        for step in (step for work in works for step in work.steps):
+            needs[step.item.sha256 or step.item.path] = step.to_write(self.store)
+        need, free = sum(needs.values()), self.store.free() + self.store.size(leaving)
+        if need > free:
+            self.fail(
+                f"{self.store.root} needs room for {amount(need)} more, of {', '.join(work.model['name'] for work in works)};"
+                f" {amount(free)} are free there. Make room, or take models out of the list; nothing was changed"
+            )
+
+    def planned(self, work: Work) -> dict[str, Any]:
+        items = work.resolved.items
+        files = {item.place: {"role": item.role, "size": item.size} for item in items}
+        return {
+            **files_of(self.store, {"files": files}),
+            "to_fetch": sum(step.to_fetch(self.store) for step in work.steps),
+            "commit": work.resolved.commit,
+            "facts": self.resolver.facts(items) if self.params["facts"] else None,
+        }
+
+    # --- what changes -------------------------------------------------------------------------------------------------
+
+    def remove(self, places: list[str], gone: list[str]) -> None:
+        self.store.remove(places)
+        named = {model["name"] for model in self.models}
+        unnamed = [name for name in self.store.record if name not in named] if self.params["prune"] == "models" else []
+        for name in [name for name in [*gone, *unnamed] if name in self.store.record]:
+            self.store.write(name, None)
+
+    def place(self, works: list[Work]) -> None:
+        progress = Progress(
+            sum(step.item.size for work in works for step in work.steps if step.how in ("fetch", "copy"))
+        )
+        done = 0
+        for work in works:
+            name = work.model["name"]
+            started = done
+
+            def report(count: int, name: str = name, started: int = started) -> None:
+                progress.report(started + count, name)
+
+            self.placer.place(name, identity(work.model), work.resolved, work.damaged, report)
+            done += sum(step.item.size for step in work.steps if step.how in ("fetch", "copy"))
+
+    def mend_attributes(self) -> None:
+        """Owner, group and mode of what is in its place, but for what links lead to."""
+        for model in self.models:
+            entry = (
+                self.store.record.get(model["name"], {"files": {}}) if model["state"] == "present" else {"files": {}}
+            )
+            for place, found in entry["files"].items():
+                if "link" not in found and self.attributes(self.store.path(place)):
+                    self.changed = True
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def result(self, model: dict[str, Any], planned: dict[str, Any] | None) -> dict[str, Any]:
+        name, state = model["name"], model["state"]
+        found = {"path": None, "files": [], "projector": None, "draft": None, "size": 0}
+        found.update({"to_fetch": 0, "commit": None, "facts": None, **(planned or {})})
+        changed = planned is not None or any(
+            os.path.relpath(path, self.store.root).split(os.sep)[0].partition(".gguf")[0] == name
+            for path in self.removed
+        )
+        entry = self.store.record.get(name)
+        if state == "present" and entry and not (planned and self.module.check_mode):
+            found.update({**files_of(self.store, entry), "commit": entry["commit"]})
+        return {"name": name, "state": state, "changed": changed, **found}
+
+    def diff(self, before: dict[str, list[str]], works: list[Work], gone: list[str]) -> dict[str, Any]:
+        """The list of files of each model that changes."""
+        names = {work.model["name"]: work for work in works}
+        old = {name: before.get(name, []) for name in [*names, *gone] if name in before or name in names}
+        new = {
+            name: [f"{item.place} {item.size} bytes {item.sha256 or item.path}" for item in work.resolved.items]
+            for name, work in names.items()
+        }
+        return {"before": old, "after": new}
+
+    def fail(self, message: str) -> None:
+        self.module.fail_json(msg=message)
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    ModelFile(module).run()
+
+
+if __name__ == "__main__":
+    main()
