@@ -77,12 +77,24 @@ def total_size(response: Any) -> int | None:
     return int(length) if length and length.isdigit() else None
 
 
+def look(client: Client, url: str) -> Any:
+    """The answer to a request for a file's first bytes. Raises FetchError when those are no model's."""
+    with client.open(url, 0, BEGINNING) as response:
+        try:
+            check_beginning(response.read(BEGINNING))
+        except GGUFError as error:
+            raise FetchError(f"{shown(url)}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise PassingError(f"{shown(url)}: the connection was lost ({error})") from None
+    return response
+
+
 class _Source:
     """One file on its server: opened once, then asked for pieces by the address that the server led to."""
 
     def __init__(self, wanted: Wanted, client: Client) -> None:
         self.part = wanted.part
-        self._url = self._found_at = wanted.url
+        self.url = self._found_at = wanted.url
         self._client = client
         self._opened = False
 
@@ -90,16 +102,10 @@ class _Source:
         """Look at the first bytes: is it a model, the one that is meant, and can it be had in pieces?"""
         if self._opened:
             return
-        with self._client.open(self._url, 0, BEGINNING) as response:
-            beginning = self._read(response, BEGINNING)
-            self._found_at = response.url
-            try:
-                check_beginning(beginning)
-            except GGUFError as error:
-                raise FetchError(f"{shown(self._url)}: {error}") from None
-            ranges = response.status == 206
-            self._same_version(response)
-        if not ranges and len(self.part.written) > 1:
+        response = look(self._client, self.url)
+        self._found_at = response.url
+        self._same_version(response)
+        if response.status != 206 and len(self.part.written) > 1:
             self.part.begin(ranges=False)
         self._opened = True
 
@@ -107,10 +113,10 @@ class _Source:
         try:
             response = self._client.open(self._found_at, start, end)
         except FetchError as error:
-            if self._found_at == self._url or error.status not in EXPIRED:
+            if self._found_at == self.url or error.status not in EXPIRED:
                 raise
-            self._found_at = self._url
-            response = self._client.open(self._url, start, end)
+            self._found_at = self.url
+            response = self._client.open(self.url, start, end)
             self._found_at = response.url
         try:
             self._same_version(response)
@@ -129,19 +135,10 @@ class _Source:
         elif size != self.part.size or now != was:
             self.part.remove()
             raise FetchError(
-                f"{shown(self._url)} is not the file that was wanted: it was expected to have {self.part.size} bytes"
-                f" {was and f'(ETag {was})'}, it has {size} {now and f'(ETag {now})'}. What had arrived of it was removed;"
-                " look at the source, then run again"
+                f"{shown(self.url)} is not the file that was wanted: it was expected to have {self.part.size} bytes"
+                f" {was and f'(ETag {was})'}, it has {size} {now and f'(ETag {now})'}. What had arrived of it was"
+                " removed; look at the source, then run again"
             )
-
-    def _read(self, response: Any, count: int) -> bytes:
-        try:
-            data: bytes = response.read(count)
-        except (OSError, http.client.HTTPException) as error:
-            raise PassingError(f"{shown(self._url)}: the connection was lost ({error})") from None
-        if not data:
-            raise PassingError(f"{shown(self._url)}: the connection ended before anything came")
-        return data
 
 
 class Download:
@@ -288,8 +285,8 @@ class Download:
             if found != source.part.sha256:
                 source.part.remove()
                 raise FetchError(
-                    f"{shown(source._url)}: its SHA-256 was expected to be {source.part.sha256}, what arrived has {found}."
-                    " It was removed; mend the checksum if that is the wrong one, or fetch it from elsewhere"
+                    f"{shown(source.url)}: its SHA-256 was expected to be {source.part.sha256}, what arrived has"
+                    f" {found}. It was removed; mend the checksum if that is the wrong one, or fetch it from elsewhere"
                 )
 
     def _hash(self, part: Part) -> str:

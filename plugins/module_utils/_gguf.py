@@ -335,7 +335,7 @@ def check_beginning(data: bytes) -> None:
 
 
 def header_of(file: BinaryIO, size: int) -> Header:
-    """The header of a file of `size` bytes that is open at its beginning. Raises GGUFError, and what the file raises."""
+    """The header of a file of `size` bytes, open at its beginning. Raises GGUFError, and what the file raises."""
     return _header(_Reader(file, size), size)
 
 

@@ -88,7 +88,7 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 class Client:
-    """Asks servers for files. The token goes to the endpoint's scheme, host and port, and never on with a redirection."""
+    """Asks servers for files. The token goes to the endpoint's own host and port, never on with a redirection."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Client:
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, 308 too, with the token where it belongs; keeps the checksum that a hub names beside one."""
+    """Follows redirections, 308 too, with the token where it belongs; keeps the checksum that a hub names there."""
 
     def __init__(self, authorize: Callable[[urllib.request.Request], None], named: dict[str, str]) -> None:
         self._authorize = authorize
@@ -177,7 +177,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         schemes = ("https",) if origin(req.full_url)[0] == "https" else ("https", "http")
         if origin(newurl)[0] not in schemes:
             raise FetchError(
-                f"{shown(req.full_url)} leads to {shown(newurl)}; {' or '.join(schemes)} was wanted, name another address"
+                f"{shown(req.full_url)} leads to {shown(newurl)}; {' or '.join(schemes)} was wanted: name another one"
             )
         first = getattr(req, "first_url", req.full_url)
         if headers.get("X-Linked-Etag"):

@@ -13,10 +13,11 @@ from urllib.parse import quote, urljoin
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError, patiently
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import amount
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHARD = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
-# The last part of a name: a type with a number in it, after what a maker puts before it (UD- of Unsloth, i1- of mradermacher).
+# The last part of a name: a type with a number in it, after what some makers put before it.
 QUANT = re.compile(r"(?:^|[-._])(?P<quant>(?:UD-|i1-)?(?:[A-Z]*Q|BF|F|FP|MXFP|NVFP)[0-9][A-Z0-9_]*)$", re.IGNORECASE)
 MAKERS = re.compile(r"^(?:UD|i1)-", re.IGNORECASE)
 METADATA_RETRIES = 3
@@ -118,20 +119,19 @@ def artefacts(files: Iterable[RepoFile]) -> list[Artefact]:
     ]
 
 
+def kind_of(name: str) -> str:
+    return "projector" if is_projector(name) else "draft" if is_draft(name) else "model"
+
+
 def choose(files: Iterable[RepoFile], where: str, kind: str, file: str | None, quant: str | None) -> Artefact:
-    """The one artefact that `file` or `quant` means; `kind` is model, projector or draft. FetchError tells what there is."""
+    """The one artefact that is meant; `kind` is model, projector or draft. FetchError tells what there is."""
     every = artefacts(files)
     if file:
         named = [one for one in every if any(part.path == file for part in one.files)]
         if not named:
             raise FetchError(f"{where} has no whole model with the file {file!r}; it has {_listed(every)}")
         return named[0]
-    kinds = {
-        "projector": is_projector,
-        "draft": is_draft,
-        "model": lambda name: not is_projector(name) and not is_draft(name),
-    }
-    candidates = [one for one in every if kinds[kind](one.files[0].path.rpartition("/")[2])]
+    candidates = [one for one in every if kind_of(one.files[0].path.rpartition("/")[2]) == kind]
     found = candidates
     if quant:
         found = [one for one in candidates if one.quant.lower() == quant.lower()]
@@ -145,7 +145,7 @@ def choose(files: Iterable[RepoFile], where: str, kind: str, file: str | None, q
 def _listed(found: list[Artefact]) -> str:
     """For an error: each with its quantization and its size."""
     lines = [
-        f"{one.files[0].path} ({one.quant or 'no quant in its name'}, {sum(file.size for file in one.files) / 2**30:.1f} GiB)"
+        f"{one.files[0].path} ({one.quant or 'no quant in its name'}, {amount(sum(file.size for file in one.files))})"
         for one in found
     ]
     return ", ".join(lines) or "none"

@@ -72,8 +72,8 @@ class Placer:
             different = any(place in places for place in in_the_way)
             raise FetchError(
                 f"{name}: {', '.join(map(self._store.path, in_the_way))} was not put there by this module and"
-                f" {'is not what the source has' if different else 'would be in the way of the model'}; move it away, or"
-                " take the source out of the model to keep it as it is"
+                f" {'is not what the source has' if different else 'would be in the way of the model'}; move it away,"
+                " or take the source out of the model to keep it as it is"
             )
         return steps
 
@@ -94,9 +94,9 @@ class Placer:
         return False
 
     def _has(self, item: Item, recorded: Mapping[str, Any] | None) -> bool:
-        """Whether the content is in its place. A file that the record does not know is read, where it could be the one."""
+        """Whether the content is in its place. A file that the record does not know is read, if it could be the one."""
         if recorded and "sha256" in recorded and self._store.as_recorded(item.place, recorded):
-            return recorded["sha256"] == item.sha256 if item.sha256 else recorded["size"] == item.size
+            return bool(recorded["sha256"] == item.sha256 if item.sha256 else recorded["size"] == item.size)
         path = self._store.path(item.place)
         if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) != item.size:
             return False

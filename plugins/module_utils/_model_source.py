@@ -30,6 +30,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import (
     RepoFile,
     Repository,
     choose,
+    kind_of,
     look,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
@@ -154,7 +155,7 @@ class Resolver:
                     f"the folder {own[0].path} was wanted linked, and a projector or draft model put into it; name the"
                     " model's file in path instead, or take method copy"
                 )
-            parts = [(_role(file.name) if os.path.isdir(source["path"] or "") else "model", file) for file in own]
+            parts = [(kind_of(file.name) if os.path.isdir(source["path"] or "") else "model", file) for file in own]
             for role in ("projector", "draft"):
                 if model.get(role) is not None:
                     parts += [(role, file) for file in self._side(source, model[role], role)]
@@ -294,10 +295,6 @@ class _Remote(io.RawIOBase):
         if len(data) < end - self._at:
             raise PassingError(f"{shown(self._item.url)}: the connection ended early")
         return data
-
-
-def _role(name: str) -> str:
-    return "projector" if is_projector(name) else "draft" if is_draft(name) else "model"
 
 
 def _placed(name: str, parts: Sequence[tuple[str, _Found]]) -> list[Item]:

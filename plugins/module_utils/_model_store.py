@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _part
@@ -96,18 +96,21 @@ class Store:
     def in_place(self, entry: Entry) -> bool:
         return all(self.as_recorded(place, found) for place, found in entry["files"].items())
 
-    def damaged(self, entry: Entry) -> list[str]:
-        """The places whose content is not what it was; reads every file."""
-        return [
-            place
-            for place, found in entry["files"].items()
-            if "sha256" in found and self.as_recorded(place, found) and sha256_of(self.path(place)) != found["sha256"]
-        ]
+    def damaged(self, entry: Entry, report: Callable[[int], None]) -> list[str]:
+        """The places whose content is not what it was. Reads every file, and tells how many bytes it has read more."""
+        files: dict[str, Any] = entry["files"]
+        here = [place for place, found in files.items() if "sha256" in found and self.as_recorded(place, found)]
+        return [place for place in here if sha256_of(self.path(place), report) != files[place]["sha256"]]
+
+    def recorded_size(self) -> int:
+        """Bytes of all that was placed."""
+        return sum(found["size"] for entry in self.record.values() for found in entry["files"].values())
 
     def twin(self, sha256: str, place: str) -> str | None:
         """Another place with the same content."""
         for entry in self.record.values():
-            for other, found in entry["files"].items():
+            files: dict[str, Any] = entry["files"]
+            for other, found in files.items():
                 if other != place and found.get("sha256") == sha256 and self.as_recorded(other, found):
                     return other
         return None
@@ -174,9 +177,10 @@ class Store:
         return status.f_bavail * status.f_frsize
 
 
-def sha256_of(path: str) -> str:
+def sha256_of(path: str, report: Callable[[int], None] = lambda count: None) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(BLOCK), b""):
             digest.update(block)
+            report(len(block))
     return digest.hexdigest()

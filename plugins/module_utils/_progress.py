@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._path = os.environ.get(VARIABLE)
+        self._path = os.path.expanduser(os.environ.get(VARIABLE, ""))
         self._seen: deque[tuple[float, int]] = deque()
         self._said = 0.0
 

@@ -11,8 +11,8 @@ short_description: Put GGUF models in their places, whole and checked
 version_added: 0.1.0
 author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
-  - Puts models into a directory in the layout that C(llama-server --models-dir) reads, from a Hugging Face repository, a
-    URL, a path on the target, or llama.cpp's own cache. A model of one file is C(<name>.gguf); one of several files
+  - Puts models into a directory in the layout that C(llama-server --models-dir) reads, from a Hugging Face repository,
+    a URL, a path on the target, or llama.cpp's own cache. A model of one file is C(<name>.gguf); one of several files
     (shards, a projector, a draft model) is a folder C(<name>).
   - Downloads go over several connections, and each goes on where it was when it was cut off, across runs and reboots.
     A model appears in the directory when all its files have arrived and have their SHA-256, and not before.
@@ -62,8 +62,8 @@ options:
             type: str
           revision:
             description:
-              - A branch, a tag or a commit of the repository. The commit it means when the model is fetched is recorded,
-                and stays until O(refresh) is asked for.
+              - A branch, a tag or a commit of the repository. The commit that it means when the model is fetched is
+                recorded, and stays until O(refresh) is asked for.
             type: str
             default: main
           file:
@@ -103,15 +103,16 @@ options:
             default: link
       projector:
         description:
-          - The model's projector, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the same
-            repository; without C(file) and C(quant) too, it is the repository's only projector.
+          - The model's projector, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the
+            same repository; without C(file) and C(quant) too, it is the repository's only projector.
         type: dict
         suboptions: *source
       draft:
         description:
-          - A draft model, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the same repository.
-          - The router finds a draft model beside its model by its name (C(mtp-), C(dspark-), C(dflash-)). One with another
-            name is put in the folder C(draft) of the model's folder, and RV(models[].draft) is for the preset's
+          - A draft model, a source like O(models[].source). Without C(repo), C(url) and C(path) it is in the same
+            repository.
+          - The router finds a draft model beside its model by its name (C(mtp-), C(dspark-), C(dflash-)). One with
+            another name is put in the folder C(draft) of the model's folder, and RV(models[].draft) is for the preset's
             C(spec-draft-model).
         type: dict
         suboptions: *source
@@ -120,7 +121,9 @@ options:
     type: str
     default: https://huggingface.co
   token:
-    description: The hub's token, for gated and private repositories. It is sent to O(endpoint) alone, never on to a storage server.
+    description:
+      - The hub's token, for gated and private repositories. It is sent to O(endpoint) alone, never on to a storage
+        server.
     type: str
   token_file:
     description: A file on the target whose first line that is not blank is the token.
@@ -151,7 +154,9 @@ options:
     type: int
     default: 8
   verify:
-    description: Read the files in place again and compare their checksums with the recorded ones. A damaged one is fetched again.
+    description:
+      - Read the files in place again and compare their checksums with the recorded ones. A damaged one is fetched
+        again.
     type: bool
     default: false
   refresh:
@@ -160,8 +165,8 @@ options:
     default: false
   facts:
     description:
-      - Return the planner's facts of the models that are not in place yet, RV(models[].facts). Their headers are read from
-        the source, some MiB of each. Most useful in check mode, to plan before anything is fetched.
+      - Return the planner's facts of the models that are not in place yet, RV(models[].facts). Their headers are read
+        from the source, some MiB of each. Most useful in check mode, to plan before anything is fetched.
     type: bool
     default: false
   prune:
@@ -173,8 +178,8 @@ options:
     default: nothing
   record:
     description:
-      - The file of what has been placed. The default is C(.model_file.json) in O(models_dir). It is to be elsewhere where that directory
-        cannot be written.
+      - The file of what has been placed. The default is C(.model_file.json) in O(models_dir). It is to be elsewhere
+        where that directory cannot be written.
     type: path
   owner:
     description: Owner of the files and folders that are placed. By default the user of this task.
@@ -187,8 +192,11 @@ options:
     type: raw
     default: "0644"
 notes:
-  - While it is fetched a file lies beside its place as C(.part), with a small C(.part.journal) that knows which bytes of it have
-    arrived. llama-server passes over both. O(prune=parts) removes those of models that are not wanted any more.
+  - While it is fetched a file lies beside its place as C(.part), with a small C(.part.journal) that knows which bytes
+    of it have arrived. llama-server passes over both. O(prune=parts) removes those of models that are not wanted any
+    more.
+  - Where more than 64 MiB are to be fetched or copied the work goes on as a job on the target, also when Ansible is
+    stopped meanwhile. The next run then waits for it.
   - Two runs that want the same file do not disturb each other, the second waits and then finds it.
   - The room on the disk is judged by what its file system says is free to this user.
   - Proxies are taken from the environment of the task (C(https_proxy), C(no_proxy)).
@@ -280,16 +288,24 @@ models:
       description: Bytes of all its files.
       type: int
     to_fetch:
-      description: Bytes that had to be fetched when the run began. 0 when nothing had.
+      description:
+        - Bytes that had to be fetched when the run began. What has arrived already, and what another model of the list
+          brings, is not counted.
       type: int
     commit:
       description: The commit of the repository that it is of. Null for other sources.
       type: str
     facts:
-      description: With O(facts=true), and where the model was not in place, what P(homelab.llamacpp.vram_plan#filter) needs. Otherwise null.
+      description:
+        - With O(facts=true), and where the model was not in place, what P(homelab.llamacpp.vram_plan#filter) needs.
+          Otherwise null.
       type: dict
 to_fetch:
   description: Bytes that had to be fetched for all models together when the run began.
+  type: int
+  returned: success
+to_copy:
+  description: Bytes that had to be copied or read on the target, for O(models[].source.method=copy) and V(move).
   type: int
   returned: success
 fetched:
@@ -308,8 +324,10 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.formatters import human_to_bytes
+from ansible_collections.homelab.llamacpp.plugins.module_utils._download import look
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import GGUFError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError, patiently
+from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import METADATA_RETRIES
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_place import Placer, Settings, Step, files_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Resolved, Resolver, check, identity
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
@@ -354,6 +372,7 @@ OPTIONS = {
     "group": {"type": "str"},
     "mode": {"type": "raw", "default": "0644"},
 }
+LONG_STEPS = ("fetch", "copy", "move")
 
 
 class Work(NamedTuple):
@@ -376,6 +395,8 @@ class ModelFile:
     def run(self) -> None:
         self.check_options()
         self.store = Store(self.params["models_dir"], self.params["record"])
+        self.verifying = Progress(self.store.recorded_size())
+        self.verified = 0  # bytes
         try:
             self.client = Client(
                 self.params["endpoint"],
@@ -400,18 +421,20 @@ class ModelFile:
         leaving = [place for name in gone for place in self.store.of_model(name)] + self.to_prune()
         works = [work for work in map(self.wanted, self.models) if work]
         self.check_room(works, leaving)
-        results = {work.model["name"]: self.planned(work) for work in works}
+        seen: set[str] = set()
+        results = {work.model["name"]: self.planned(work, seen) for work in works}
         self.changed = bool(works or leaving)
         self.removed = [self.store.path(place) for place in leaving]
         if not self.module.check_mode:
             self.remove(leaving, gone)
             self.place(works)
-            self.mend_attributes()
+        self.mend_attributes()
         models = [self.result(model, results.get(model["name"])) for model in self.models]
         to_fetch = sum(one["to_fetch"] for one in models)
         result: dict[str, Any] = {
             "models": models,
             "to_fetch": to_fetch,
+            "to_copy": sum(step.item.size for work in works for step in work.steps if step.how in ("copy", "move")),
             "fetched": self.placer.fetched,
             "removed": self.removed,
         }
@@ -480,7 +503,7 @@ class ModelFile:
             return None
         entry = self.store.record.get(model["name"])
         same = entry is not None and entry["identity"] == identity(model)
-        damaged = self.store.damaged(entry) if entry and self.params["verify"] else []
+        damaged = self.store.damaged(entry, self.read_again) if entry and self.params["verify"] else []
         asks = self.params["refresh"] and entry is not None and entry["commit"]
         if entry and same and not damaged and not asks and self.store.in_place(entry):
             return None
@@ -489,9 +512,20 @@ class ModelFile:
             source = {**source, "revision": entry["commit"]}
         resolved = self.resolver.resolve({**model, "source": source})
         steps = self.placer.steps(model["name"], resolved, damaged)
+        self.look(steps)
         if entry and same and all(step.how == "keep" for step in steps) and entry["commit"] == resolved.commit:
             return None
         return Work(model, resolved, steps, damaged)
+
+    def look(self, steps: list[Step]) -> None:
+        """Whether the server gives out what it lists: a gated repository shows its files to everybody."""
+        url = next((step.item.url for step in steps if step.how == "fetch"), None)
+        if url:
+            patiently(lambda: look(self.client, url), METADATA_RETRIES)
+
+    def read_again(self, count: int) -> None:
+        self.verified += count
+        self.verifying.report(self.verified, "verifying")
 
     def to_prune(self) -> list[str]:
         """Places that O(prune) takes away."""
@@ -513,16 +547,20 @@ class ModelFile:
         need, free = sum(needs.values()), self.store.free() + self.store.size(leaving)
         if need > free:
             self.fail(
-                f"{self.store.root} needs room for {amount(need)} more, of {', '.join(work.model['name'] for work in works)};"
-                f" {amount(free)} are free there. Make room, or take models out of the list; nothing was changed"
+                f"{self.store.root} needs room for {amount(need)} more,"
+                f" of {', '.join(work.model['name'] for work in works)}; {amount(free)} are free there."
+                " Make room, or take models out of the list; nothing was changed"
             )
 
-    def planned(self, work: Work) -> dict[str, Any]:
+    def planned(self, work: Work, seen: set[str]) -> dict[str, Any]:
+        """What a model will be; `seen` has the checksums that models before it will bring."""
         items = work.resolved.items
+        coming = [step for step in work.steps if step.item.sha256 not in seen]
+        seen.update(item.sha256 for item in items if item.sha256)
         files = {item.place: {"role": item.role, "size": item.size} for item in items}
         return {
             **files_of(self.store, {"files": files}),
-            "to_fetch": sum(step.to_fetch(self.store) for step in work.steps),
+            "to_fetch": sum(step.to_fetch(self.store) for step in coming),
             "commit": work.resolved.commit,
             "facts": self.resolver.facts(items) if self.params["facts"] else None,
         }
@@ -537,9 +575,7 @@ class ModelFile:
             self.store.write(name, None)
 
     def place(self, works: list[Work]) -> None:
-        progress = Progress(
-            sum(step.item.size for work in works for step in work.steps if step.how in ("fetch", "copy"))
-        )
+        progress = Progress(sum(step.item.size for work in works for step in work.steps if step.how in LONG_STEPS))
         done = 0
         for work in works:
             name = work.model["name"]
@@ -549,7 +585,7 @@ class ModelFile:
                 progress.report(started + count, name)
 
             self.placer.place(name, identity(work.model), work.resolved, work.damaged, report)
-            done += sum(step.item.size for step in work.steps if step.how in ("fetch", "copy"))
+            done += sum(step.item.size for step in work.steps if step.how in LONG_STEPS)
 
     def mend_attributes(self) -> None:
         """Owner, group and mode of what is in its place, but for what links lead to."""
@@ -558,14 +594,15 @@ class ModelFile:
                 self.store.record.get(model["name"], {"files": {}}) if model["state"] == "present" else {"files": {}}
             )
             for place, found in entry["files"].items():
-                if "link" not in found and self.attributes(self.store.path(place)):
+                path = self.store.path(place)
+                if "link" not in found and os.path.exists(path) and self.attributes(path):
                     self.changed = True
 
     # --- what is told -------------------------------------------------------------------------------------------------
 
     def result(self, model: dict[str, Any], planned: dict[str, Any] | None) -> dict[str, Any]:
         name, state = model["name"], model["state"]
-        found = {"path": None, "files": [], "projector": None, "draft": None, "size": 0}
+        found: dict[str, Any] = {"path": None, "files": [], "projector": None, "draft": None, "size": 0}
         found.update({"to_fetch": 0, "commit": None, "facts": None, **(planned or {})})
         changed = planned is not None or any(
             os.path.relpath(path, self.store.root).split(os.sep)[0].partition(".gguf")[0] == name

@@ -2,12 +2,12 @@
 # Copyright (c) 2026 The homelab.llamacpp authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A stand-in for huggingface.co, which the tests cannot reach: repositories from a folder, with the faults of the real world.
+"""A stand-in for huggingface.co, which the tests cannot reach: repositories from a folder, and the real world's faults.
 
 ROOT/owner/name/ is a repository's `main`, ROOT/owner/name@v1/ its tag `v1`. As the real hub does it
 
 - answers /api/models/REPO/revision/REV, /tree/REV (in pages), /refs with commits, sizes and SHA-256 of its files,
-- redirects /REPO/resolve/REV/FILE to a storage server under another name, with X-Repo-Commit, X-Linked-Size, X-Linked-Etag,
+- redirects /REPO/resolve/REV/FILE to a storage server under another name, with X-Repo-Commit, X-Linked-Size and -Etag,
 - tells 401 and 403 apart by X-Error-Code, and its storage refuses a request that carries the hub's token.
 
 By hand: tests/doubles/hub.py ROOT [--bind ADDRESS] [--port PORT] [--rate BYTES] [--token TOKEN]
@@ -241,12 +241,13 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound" if folder is None else "EntryNotFound", "Not found")
             return
         path = folder / name
+        address = f"{self.own_url(hub.storage)}/storage/{quote(str(path.relative_to(hub.root)))}"
         headers = {
             "X-Repo-Commit": hub.commit(folder),
             "X-Linked-Size": str(path.stat().st_size),
             "X-Linked-Etag": f'"{hub.sha256(path)}"',
             "Accept-Ranges": "bytes",
-            "Location": f"{self.own_url(hub.storage)}/storage/{quote(str(path.relative_to(hub.root)))}?Signature=s3cret&at={hub.seen.storage}",
+            "Location": f"{address}?Signature=s3cret&at={hub.seen.storage}",
         }
         self.answer(302, headers, f"Found. Redirecting to {headers['Location']}".encode())
 
