@@ -32,7 +32,7 @@ spec.loader.exec_module(guest)
 
 
 class Guest:
-    """The guest's inside through its node, at the speed of SSH; the two calls of testinfra's host that are needed here."""
+    """The guest's inside through its node, quickly; has the two calls of testinfra's host that are needed here."""
 
     def run(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
         script = command % tuple(map(shlex.quote, words)) if words else command
