@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Union
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf, _part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Limit, Wanted
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Item, Resolved, loaded_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_local import loaded_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Item, Resolved
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import PART, Entry, Store, sha256_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._staged import Copied, Linked, Moved
@@ -56,10 +57,10 @@ class Placer:
         self._sums: dict[tuple[Any, ...], str] = {}  # of files that had to be read, by how they were then
         self.fetched = 0  # bytes
 
-    def steps(self, name: str, resolved: Resolved, damaged: Sequence[str]) -> list[Step]:
+    def steps(self, name: str, resolved: Resolved) -> list[Step]:
         """What there is to do for a model. Raises FetchError for files that are in the way and are not ours."""
         recorded = self._store.record.get(name, {"files": {}})["files"]
-        steps = [self._step(item, recorded.get(item.place), item.place in damaged) for item in resolved.items]
+        steps = [self._step(item, recorded.get(item.place)) for item in resolved.items]
         places = {item.place for item in resolved.items}
         foreign = [
             place
@@ -77,11 +78,11 @@ class Placer:
             )
         return steps
 
-    def _step(self, item: Item, recorded: Mapping[str, Any] | None, damaged: bool) -> Step:
+    def _step(self, item: Item, recorded: Mapping[str, Any] | None) -> Step:
         if item.method == "link":
             same = recorded and recorded.get("link") == item.path and self._store.as_recorded(item.place, recorded)
             return Step(item, "keep" if same or self._links_there(item) else "link")
-        if not damaged and self._has(item, recorded):
+        if item.place not in self._store.damaged and self._has(item, recorded):
             return Step(item, "keep")
         twin = self._store.twin(item.sha256, item.place) if item.sha256 else None
         if twin:
@@ -110,11 +111,9 @@ class Placer:
             self._sums[key] = sha256_of(path)
         return self._sums[key]
 
-    def place(
-        self, name: str, identity: str, resolved: Resolved, damaged: Sequence[str], report: Callable[[int], None]
-    ) -> None:
+    def place(self, name: str, identity: str, resolved: Resolved, report: Callable[[int], None]) -> None:
         """Do it, and record it. Raises FetchError and GGUFError; the model is then as it was."""
-        steps = self.steps(name, resolved, damaged)
+        steps = self.steps(name, resolved)
         for step in steps:
             self._make_folders(step.item.place)
         staged: dict[str, Staged] = {}
@@ -124,7 +123,7 @@ class Placer:
                     staged[step.item.place] = self._part(step.item)
             # Now that no other run can have them any more: has one just finished with them?
             self._store.read()
-            steps = self.steps(name, resolved, damaged)
+            steps = self.steps(name, resolved)
             for step in steps:
                 part = staged.get(step.item.place)
                 if isinstance(part, Part) and step.how != "fetch":
@@ -210,6 +209,7 @@ class Placer:
                 known = staged[item.place].sha256 if item.place in staged else item.sha256
                 sums[item.place] = known or self.sum_of(store.path(item.place))
         store.write(name, store.entry_of(identity, resolved, sums))
+        store.damaged.difference_update(item.place for item in resolved.items)
 
     def _make_folders(self, place: str) -> None:
         """The folder of a model's files, in the place of a link to one."""

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf
@@ -20,24 +19,23 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts impor
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     Client,
     FetchError,
-    PassingError,
     patiently,
     shown,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import (
     METADATA_RETRIES,
     REPO,
-    RepoFile,
     Repository,
     choose,
     kind_of,
     look,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_local import Found, at_path, cached, loaded_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._remote_gguf import read_header
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]*")
 SHA256 = re.compile(r"(?:sha256:)?(?P<digest>[0-9a-fA-F]{64})")
-WINDOW = 2 << 20  # bytes of a remote header that are fetched at once
 ROLES = ("model", "projector", "draft")
 
 
@@ -56,17 +54,6 @@ class Item(NamedTuple):
 class Resolved(NamedTuple):
     items: list[Item]
     commit: str | None
-
-
-class _Found(NamedTuple):
-    """A file of a source, before it is known where it goes."""
-
-    name: str
-    size: int
-    sha256: str
-    url: str = ""
-    path: str = ""
-    method: str = ""
 
 
 def identity(model: Mapping[str, Any]) -> str:
@@ -89,9 +76,9 @@ def check(models: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for model in models:
         name = model["name"]
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or ".gguf" in name:
             problems.append(
-                f"a name must be of letters, digits and . _ + @ -, and begin with one of the first; found: {name!r}"
+                f"a name must be of letters, digits and . _ + @ -, begin with one of the first and be without .gguf; found: {name!r}"
             )
         if model["state"] == "absent":
             continue
@@ -163,7 +150,7 @@ class Resolver:
             raise FetchError(f"{name}: {error}", error.status, error.code) from None
         return Resolved(_placed(name, parts), commit)
 
-    def _side(self, source: Mapping[str, Any], own: Mapping[str, Any], role: str) -> list[_Found]:
+    def _side(self, source: Mapping[str, Any], own: Mapping[str, Any], role: str) -> list[Found]:
         if any(own.get(kind) for kind in ("repo", "url", "path")):
             kind = "model" if role == "draft" else role  # a draft from elsewhere is a model like others
             return self._files(own, kind)[0]
@@ -172,13 +159,13 @@ class Resolver:
         inherited = {key: own.get(key) for key in ("file", "quant", "checksum")}
         return self._files({**source, **inherited}, role)[0]
 
-    def _files(self, source: Mapping[str, Any], role: str) -> tuple[list[_Found], str | None]:
+    def _files(self, source: Mapping[str, Any], role: str) -> tuple[list[Found], str | None]:
         sums = [
             cast("re.Match[str]", SHA256.fullmatch(text))["digest"].lower() for text in source.get("checksum") or []
         ]
         commit = None
         if source.get("repo") and source.get("cache"):
-            found = _cached(source, role)
+            found = cached(source, role)
         elif source.get("repo"):
             repository = self._repository(source["repo"], source["revision"])
             commit = repository.commit
@@ -190,13 +177,12 @@ class Resolver:
                 source.get("quant"),
             )
             found = [
-                _Found(os.path.basename(one.path), one.size, one.sha256, url=repository.url(one))
-                for one in chosen.files
+                Found(os.path.basename(one.path), one.size, one.sha256, url=repository.url(one)) for one in chosen.files
             ]
         elif source.get("url"):
             found = self._at_url(source["url"], sums)
         else:
-            found = _at_path(source["path"], source["method"])
+            found = at_path(source["path"], source["method"])
         if not sums:
             return found, commit
         if len(sums) != len(found):
@@ -212,14 +198,14 @@ class Resolver:
             self._repositories[key] = look(self._client, self._endpoint, name, revision)
         return self._repositories[key]
 
-    def _at_url(self, url: str, sums: Sequence[str]) -> list[_Found]:
+    def _at_url(self, url: str, sums: Sequence[str]) -> list[Found]:
         found = []
         for number, one in enumerate(_shard_urls(url)):
             size = patiently(lambda: self._size(one), METADATA_RETRIES)  # noqa: B023  (called at once)
             sha256 = sums[number] if number < len(sums) else self._client.named.get(one, "")
             if not SHA256.fullmatch(sha256):
                 raise FetchError(f"{shown(one)}: a checksum was wanted, and the server names none; give checksum")
-            found.append(_Found(unquote(os.path.basename(urlsplit(one).path)), size, sha256, url=one))
+            found.append(Found(unquote(os.path.basename(urlsplit(one).path)), size, sha256, url=one))
         return found
 
     def _size(self, url: str) -> int:
@@ -251,53 +237,10 @@ class Resolver:
         return facts
 
     def _header(self, item: Item) -> _gguf.Header:
-        if item.path:
-            return _gguf.read_header(item.path)
-        try:
-            return _gguf.header_of(cast(BinaryIO, _Remote(self._client, item)), item.size)
-        except _gguf.GGUFError as error:
-            raise _gguf.GGUFError(f"{shown(item.url)}: {error}") from None
+        return _gguf.read_header(item.path) if item.path else read_header(self._client, item.url, item.size)
 
 
-class _Remote(io.RawIOBase):
-    """A file on a server for reading its header: some MiB at a time, and only those that are asked for."""
-
-    def __init__(self, client: Client, item: Item) -> None:
-        self._client, self._item = client, item
-        self._start, self._window = 0, b""
-        self._at = 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset
-        return offset
-
-    def read(self, size: int = -1) -> bytes:
-        end = min(self._at + size, self._item.size)
-        if not self._start <= self._at or end > self._start + len(self._window):
-            self._window = patiently(
-                lambda: self._fetch(max(end, min(self._at + WINDOW, self._item.size))), METADATA_RETRIES
-            )
-            self._start = self._at
-        data = self._window[self._at - self._start : end - self._start]
-        self._at = end
-        return data
-
-    def _fetch(self, end: int) -> bytes:
-        with self._client.open(self._item.url, self._at, end) as response:
-            if response.status != 206 and self._at:
-                raise FetchError(
-                    f"{shown(self._item.url)}: its header cannot be read alone, the server gives no ranges"
-                )
-            try:
-                data: bytes = response.read(end - self._at)
-            except OSError as error:
-                raise PassingError(f"{shown(self._item.url)}: the connection was lost ({error})") from None
-        if len(data) < end - self._at:
-            raise PassingError(f"{shown(self._item.url)}: the connection ended early")
-        return data
-
-
-def _placed(name: str, parts: Sequence[tuple[str, _Found]]) -> list[Item]:
+def _placed(name: str, parts: Sequence[tuple[str, Found]]) -> list[Item]:
     """The places of a model's files: one file has the model's name, several are in a folder of that name."""
     if len(parts) == 1:
         return [Item(f"{name}.gguf", "model", *parts[0][1][1:])]
@@ -328,78 +271,3 @@ def _shard_urls(url: str) -> list[str]:
         return [url]
     paths = (f"{match['stem']}-{number:05d}-of-{match['count']}.gguf" for number in range(1, int(match["count"]) + 1))
     return [parts._replace(path=path).geturl() for path in paths]
-
-
-def loaded_of(path: str) -> str:
-    """The file that a router would load: the path itself, or what is in a folder."""
-    if not os.path.isdir(path):
-        return path
-    models = [name for name in _ggufs(path) if not is_projector(name) and not is_draft(name)]
-    stems = {_gguf.SHARD.sub(r"\g<stem>", name) for name in models}
-    if len(stems) != 1:
-        raise FetchError(
-            f"the folder {path} was expected to hold one model, it has {', '.join(models) or 'none'}; name its file"
-        )
-    return os.path.join(path, models[0])
-
-
-def _ggufs(folder: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(".gguf"))
-    except OSError as error:
-        raise FetchError(f"the folder {folder} cannot be read: {error.strerror}") from None
-
-
-def _at_path(path: str, method: str) -> list[_Found]:
-    """Files on the target, whole. A folder that is linked counts as one file."""
-    if not os.path.exists(path):
-        raise FetchError(f"path must be a GGUF file or a folder; nothing is at {path}. Is its storage mounted?")
-    loaded = loaded_of(path)
-    try:
-        model = _gguf.read_model(loaded)
-    except _gguf.GGUFError as error:
-        raise FetchError(str(error)) from None
-    if not model.complete:
-        lacks = ", ".join(model.missing) or "its end"
-        raise FetchError(f"the model at {loaded} must be whole; it lacks {lacks}. Bring it, or name another source")
-    files = list(model.files)
-    if os.path.isdir(path):
-        files += [os.path.join(path, name) for name in _ggufs(path) if is_projector(name) or is_draft(name)]
-        if method == "link":
-            return [_Found("", sum(map(os.path.getsize, files)), "", path=path, method=method)]
-    return [_Found(os.path.basename(file), os.path.getsize(file), "", path=file, method=method) for file in files]
-
-
-def _cached(source: Mapping[str, Any], role: str) -> list[_Found]:
-    """Files of a repository that a cache of llama.cpp or of huggingface_hub has."""
-    owner, _, name = source["repo"].partition("/")
-    base = os.path.join(source["cache"], f"models--{owner}--{name}")
-    flat = f"{owner}_{name}_"  # as llama.cpp did before it took over the hub's layout
-    try:
-        with open(os.path.join(base, "refs", source["revision"]), encoding="ascii") as file:
-            commit = file.read().strip()
-    except OSError:
-        commit = source["revision"]
-    snapshot = os.path.join(base, "snapshots", commit)
-    paths = {
-        os.path.relpath(os.path.join(folder, file), snapshot): os.path.join(folder, file)
-        for folder, _folders, files in os.walk(snapshot)
-        for file in files
-    }
-    if not paths and os.path.isdir(source["cache"]):
-        paths = {
-            entry.name[len(flat) :]: entry.path for entry in os.scandir(source["cache"]) if entry.name.startswith(flat)
-        }
-    files = [
-        RepoFile(inner, os.path.getsize(path), "") for inner, path in sorted(paths.items()) if os.path.isfile(path)
-    ]
-    chosen = choose(
-        files, f"the cache {source['cache']} of {source['repo']}", role, source.get("file"), source.get("quant")
-    )
-    # A snapshot's files are links into the cache's own store: the link is to lead to the content.
-    return [
-        _Found(
-            os.path.basename(one.path), one.size, "", path=os.path.realpath(paths[one.path]), method=source["method"]
-        )
-        for one in chosen.files
-    ]

@@ -11,16 +11,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Resolved
 
 FORMAT = 1
 RECORD = ".model_file.json"
 PART = ".part"
+PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?$")
 BLOCK = 1 << 20  # bytes
 
 Entry = dict[str, Any]  # of the record: identity, commit, files by place
@@ -31,6 +32,7 @@ class Store:
         self.root = root
         self.record_path = record or os.path.join(root, RECORD)
         self.record: dict[str, Entry] = {}
+        self.damaged: set[str] = set()  # places whose content is not what it was
         self.read()
 
     def path(self, place: str) -> str:
@@ -94,13 +96,14 @@ class Store:
         return (status.st_size, status.st_mtime_ns) == (found["size"], found["mtime_ns"])
 
     def in_place(self, entry: Entry) -> bool:
-        return all(self.as_recorded(place, found) for place, found in entry["files"].items())
-
-    def damaged(self, entry: Entry, report: Callable[[int], None]) -> list[str]:
-        """The places whose content is not what it was. Reads every file, and tells how many bytes it has read more."""
         files: dict[str, Any] = entry["files"]
+        return all(place not in self.damaged and self.as_recorded(place, found) for place, found in files.items())
+
+    def verify(self, report: Callable[[int], None]) -> None:
+        """Find what is damaged. Reads every file, and tells how many bytes it has read more."""
+        files = {place: found for entry in self.record.values() for place, found in entry["files"].items()}
         here = [place for place, found in files.items() if "sha256" in found and self.as_recorded(place, found)]
-        return [place for place in here if sha256_of(self.path(place), report) != files[place]["sha256"]]
+        self.damaged = {place for place in here if sha256_of(self.path(place), report) != files[place]["sha256"]}
 
     def recorded_size(self) -> int:
         """Bytes of all that was placed."""
@@ -111,7 +114,8 @@ class Store:
         for entry in self.record.values():
             files: dict[str, Any] = entry["files"]
             for other, found in files.items():
-                if other != place and found.get("sha256") == sha256 and self.as_recorded(other, found):
+                usable = other != place and other not in self.damaged and found.get("sha256") == sha256
+                if usable and self.as_recorded(other, found):
                     return other
         return None
 
@@ -120,34 +124,29 @@ class Store:
     def of_model(self, name: str) -> list[str]:
         """All places of a model: what the record names, its file, its folder's models, and their part files."""
         places = set(self.record.get(name, {"files": ()})["files"])
-        own = f"{name}.gguf"
-        places.add(own)
-        folder = self.path(name)
-        if os.path.islink(folder):
+        places |= {place for place in self._files() if self._model_of(place) == name}
+        if os.path.islink(self.path(name)):
             places.add(name)
-        elif os.path.isdir(folder):
-            places |= {
-                os.path.relpath(os.path.join(base, file), self.root)
-                for base, _folders, files in os.walk(folder)
-                for file in files
-                if file.endswith((".gguf", PART, PART + _part.JOURNAL))
-            }
-        places |= {f"{place}{suffix}" for place in (own,) for suffix in (PART, PART + _part.JOURNAL)}
         return sorted(place for place in places if os.path.lexists(self.path(place)))
 
     def parts(self, names: Iterable[str]) -> list[str]:
         """Part files and journals of models that are not named."""
         kept = set(names)
-        found = []
+        return sorted(place for place in self._files() if PARTS.search(place) and self._model_of(place) not in kept)
+
+    def _model_of(self, place: str) -> str:
+        """The model that a place belongs to, by its name."""
+        return place.split(os.sep)[0].partition(".gguf")[0]
+
+    def _files(self) -> Iterator[str]:
+        """Models and part files, down to the folder of a draft model; not what is behind links to folders."""
         for base, folders, files in os.walk(self.root):
-            depth = os.path.relpath(base, self.root).split(os.sep)
-            folders[:] = [folder for folder in folders if len(depth) < 3]
+            inner = os.path.relpath(base, self.root)
+            if inner.count(os.sep):
+                folders.clear()
             for file in files:
-                place = os.path.normpath(os.path.join(os.path.relpath(base, self.root), file))
-                stem = place.split(os.sep)[0].partition(".gguf")[0]
-                if file.endswith((f".gguf{PART}", f".gguf{PART}{_part.JOURNAL}")) and stem not in kept:
-                    found.append(place)
-        return sorted(found)
+                if file.endswith(".gguf") or PARTS.search(file):
+                    yield os.path.normpath(os.path.join(inner, file))
 
     def remove(self, places: Iterable[str]) -> None:
         """These, and the folders that are empty then."""

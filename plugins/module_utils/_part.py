@@ -121,7 +121,6 @@ class Part:
         with self._lock:
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             os.write(fd, (first + "".join(map(LINE.format, self.written, self._synced))).encode())
-            os.fsync(fd)
             os.replace(beside, self.path + JOURNAL)
             if self._journal >= 0:
                 os.close(self._journal)
@@ -193,6 +192,8 @@ class Part:
         self._synced = before
         for index in range(len(before)):
             self._note(index)
+        with self._lock:
+            os.fsync(self._journal)
 
     def close(self) -> None:
         """Leave it as it is; the next run goes on here."""

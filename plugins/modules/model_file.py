@@ -381,7 +381,6 @@ class Work(NamedTuple):
     model: dict[str, Any]
     resolved: Resolved
     steps: list[Step]
-    damaged: list[str]
 
 
 class ModelFile:
@@ -416,6 +415,8 @@ class ModelFile:
             )
 
     def work(self) -> None:
+        if self.params["verify"]:
+            self.store.verify(self.read_again)
         before = {name: sorted(entry["files"]) for name, entry in self.store.record.items()}
         gone = [model["name"] for model in self.models if model["state"] == "absent"]
         leaving = [place for name in gone for place in self.store.of_model(name)] + self.to_prune()
@@ -503,19 +504,18 @@ class ModelFile:
             return None
         entry = self.store.record.get(model["name"])
         same = entry is not None and entry["identity"] == identity(model)
-        damaged = self.store.damaged(entry, self.read_again) if entry and self.params["verify"] else []
         asks = self.params["refresh"] and entry is not None and entry["commit"]
-        if entry and same and not damaged and not asks and self.store.in_place(entry):
+        if entry and same and not asks and self.store.in_place(entry):
             return None
         source = model["source"]
         if entry and same and entry["commit"] and not asks:
             source = {**source, "revision": entry["commit"]}
         resolved = self.resolver.resolve({**model, "source": source})
-        steps = self.placer.steps(model["name"], resolved, damaged)
+        steps = self.placer.steps(model["name"], resolved)
         self.look(steps)
         if entry and same and all(step.how == "keep" for step in steps) and entry["commit"] == resolved.commit:
             return None
-        return Work(model, resolved, steps, damaged)
+        return Work(model, resolved, steps)
 
     def look(self, steps: list[Step]) -> None:
         """Whether the server gives out what it lists: a gated repository shows its files to everybody."""
@@ -584,7 +584,7 @@ class ModelFile:
             def report(count: int, name: str = name, started: int = started) -> None:
                 progress.report(started + count, name)
 
-            self.placer.place(name, identity(work.model), work.resolved, work.damaged, report)
+            self.placer.place(name, identity(work.model), work.resolved, report)
             done += sum(step.item.size for step in work.steps if step.how in LONG_STEPS)
 
     def mend_attributes(self) -> None:

@@ -33,7 +33,7 @@ import gguf_files
 CACHE = TESTS.parent / ".cache" / "bench-hf"
 HF = "huggingface_hub==2.4.0"
 SHARDS = 40
-MODELS = 200  # of the second run; PAGE of the hub is 50
+MODELS = 200  # of the second run
 
 
 class Cost(NamedTuple):
@@ -68,9 +68,8 @@ def hf_program() -> str:
 
 @contextmanager
 def hub(root: Path) -> Iterator[str]:
-    server = subprocess.Popen(
-        [sys.executable, str(TESTS / "doubles" / "hub.py"), str(root)], stdout=subprocess.PIPE, text=True
-    )
+    argv = [sys.executable, str(TESTS / "doubles" / "hub.py"), str(root), "--storage", "localhost"]
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert server.stdout
     try:
         url = server.stdout.readline().strip()
@@ -81,19 +80,17 @@ def hub(root: Path) -> Iterator[str]:
         server.terminate()
 
 
-def files(root: Path, url: str, repo: str, target: Path) -> list[dict[str, str]]:
+def files(url: str, repo: str, target: Path) -> list[dict[str, str]]:
     """For get_url, which has to be told each file and its checksum."""
-    tree = subprocess.run(
-        ["curl", "-sf", f"{url}/api/models/{repo}/tree/main"], check=True, capture_output=True, text=True
-    )
+    argv = ["curl", "-sf", f"{url}/api/models/{repo}/revision/main?blobs=true"]
+    found = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
     return [
         {
-            "url": f"{url}/{repo}/resolve/main/{one['path']}",
-            "dest": str(target / one["path"].rpartition("/")[2]),
-            "checksum": f"sha256:{one['lfs']['oid']}",
+            "url": f"{url}/{repo}/resolve/main/{one['rfilename']}",
+            "dest": str(target / one["rfilename"].rpartition("/")[2]),
+            "checksum": f"sha256:{one['lfs']['sha256']}",
         }
-        for one in json.loads(tree.stdout)
-        if one["type"] == "file"
+        for one in found["siblings"]
     ]
 
 
@@ -123,13 +120,13 @@ def show(title: str, ours: Cost, **others: Cost) -> None:
     print(flush=True)
 
 
-def first_runs(scratch: Path, root: Path, url: str) -> None:
+def first_runs(scratch: Path, url: str) -> None:
     for title, repo, source in (
         ("one large file", "own/large", {"repo": "own/large"}),
         (f"{SHARDS} shards", "own/split", {"repo": "own/split"}),
     ):
         target = scratch / "target"
-        items = files(root, url, repo, target)
+        items = files(url, repo, target)
         fresh(target)
         ours = play(scratch, model_file(url, target, [{"name": "m", "source": source}]))
         fresh(target)
@@ -138,12 +135,12 @@ def first_runs(scratch: Path, root: Path, url: str) -> None:
         show(title, ours, hf_download=hf, get_url=play(scratch, get_url(items)))
 
 
-def second_runs(scratch: Path, root: Path, url: str) -> None:
+def second_runs(scratch: Path, url: str) -> None:
     target, theirs, hfs = fresh(scratch / "target"), fresh(scratch / "theirs"), fresh(scratch / "hf")
     models = [
         {"name": f"m{number}", "source": {"repo": "own/many", "file": f"m{number}.gguf"}} for number in range(MODELS)
     ]
-    items = files(root, url, "own/many", theirs)
+    items = files(url, "own/many", theirs)
     hf = [hf_program(), "download", "own/many", "--local-dir", str(hfs)]
     for title in ("first run", "second run"):
         ours = play(scratch, model_file(url, target, models))
@@ -163,8 +160,8 @@ def main() -> None:
         for number in range(MODELS):
             gguf_files.write(root / "own" / "many" / f"m{number}.gguf", 1 << 16, seed=number)
         with hub(root) as url:
-            first_runs(scratch, root, url)
-            second_runs(scratch, root, url)
+            first_runs(scratch, url)
+            second_runs(scratch, url)
 
 
 if __name__ == "__main__":
