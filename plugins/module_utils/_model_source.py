@@ -78,7 +78,8 @@ def check(models: Sequence[Mapping[str, Any]]) -> list[str]:
         name = model["name"]
         if not NAME.fullmatch(name) or ".gguf" in name:
             problems.append(
-                f"a name must be of letters, digits and . _ + @ -, begin with one of the first and be without .gguf; found: {name!r}"
+                "a name must be of letters, digits and . _ + @ -, begin with one of the first and be without .gguf;"
+                f" found: {name!r}"
             )
         if model["state"] == "absent":
             continue

@@ -26,7 +26,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import 
 display = Display()
 
 JOB_LIMIT = 7 * 24 * 3600  # seconds that a job may take
-FIRST_LOOK, LONGEST_LOOK = 0.5, 5.0  # seconds between two looks at the job
+FIRST_LOOK, LONGEST_LOOK = 0.5, 5.0  # seconds between two looks at the job; in between a tenth of its time until then
 FIRST_LINE, LONGEST_LINE = 5.0, 60.0  # seconds between two lines of output
 UNREACHABLE_FOR = 300.0  # seconds that the target may be out of reach
 
@@ -109,16 +109,16 @@ class ProgressAction(ActionBase):
 
     def _until_it_ends(self, job: str, path: str, task_vars: dict[str, Any]) -> Result:
         host = task_vars.get("inventory_hostname", "")
-        shown, pause, between = "", FIRST_LOOK, FIRST_LINE
-        said = reached = time.monotonic()
+        shown: str | None = None
+        between = FIRST_LINE
+        now = begun = said = reached = time.monotonic()
         while True:
-            time.sleep(pause)
-            pause = min(LONGEST_LOOK, pause * 1.5)
+            time.sleep(min(LONGEST_LOOK, max(FIRST_LOOK, (now - begun) / 10)))
             now = time.monotonic()
             try:
                 text = self._low_level_execute_command(f"cat {shlex.quote(path)}")["stdout"].strip()
                 # A job that says something new goes on; otherwise ask whether it has ended.
-                if text == shown or not text:
+                if text == shown:
                     status = self._status(job, "status", path.rpartition("/")[0], task_vars)
                     if status.get("finished") or status.get("failed"):
                         return status
