@@ -74,7 +74,7 @@ def test_models_come_and_go_while_another_answers(host: Any, router: Any, listed
     assert router.chat("tiny")[0] == 200
     process = "pgrep --full 'alias tiny'"
     before = host.check_output(process)
-    unit = "systemd-run --quiet --collect --unit stream --property StandardOutput=file:/run/stream"
+    unit = "systemd-run --quiet --collect --unit stream --property StandardOutput=truncate:/run/stream"
     host.check_output(f"{unit} python3 -c %s", STREAM)
 
     added = play("models", [*listed, EYES])
