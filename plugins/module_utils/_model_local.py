@@ -69,7 +69,7 @@ def at_path(path: str, method: str) -> list[Found]:
 
 def cached(source: Mapping[str, Any], role: str) -> list[Found]:
     """Files of a repository that a cache of llama.cpp or of huggingface_hub has."""
-    owner, _, name = source["repo"].partition("/")
+    owner, name = source["repo"].split("/")
     base = os.path.join(source["cache"], f"models--{owner}--{name}")
     flat = f"{owner}_{name}_"  # as llama.cpp did before it took over the hub's layout
     try:

@@ -124,7 +124,7 @@ class Store:
     def of_model(self, name: str) -> list[str]:
         """All places of a model: what the record names, its file, its folder's models, and their part files."""
         places = set(self.record.get(name, {"files": ()})["files"])
-        places |= {place for place in self._files() if self._model_of(place) == name}
+        places |= {place for place in self._files() if self.model_of(place) == name}
         if os.path.islink(self.path(name)):
             places.add(name)
         return sorted(place for place in places if os.path.lexists(self.path(place)))
@@ -132,11 +132,11 @@ class Store:
     def parts(self, names: Iterable[str]) -> list[str]:
         """Part files and journals of models that are not named."""
         kept = set(names)
-        return sorted(place for place in self._files() if PARTS.search(place) and self._model_of(place) not in kept)
+        return sorted(place for place in self._files() if PARTS.search(place) and self.model_of(place) not in kept)
 
-    def _model_of(self, place: str) -> str:
+    def model_of(self, place: str) -> str:
         """The model that a place belongs to, by its name."""
-        return place.split(os.sep)[0].partition(".gguf")[0]
+        return place.split(os.sep, maxsplit=1)[0].partition(".gguf")[0]
 
     def _files(self) -> Iterator[str]:
         """Models and part files, down to the folder of a draft model; not what is behind links to folders."""

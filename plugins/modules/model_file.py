@@ -388,7 +388,7 @@ class ModelFile:
         self.module = module
         self.params: dict[str, Any] = module.params
         self.models: list[dict[str, Any]] = self.params["models"]
-        self.removed: list[str] = []
+        self.leaving: list[str] = []  # places that this run takes away
         self.changed = False
 
     def run(self) -> None:
@@ -425,7 +425,7 @@ class ModelFile:
         seen: set[str] = set()
         results = {work.model["name"]: self.planned(work, seen) for work in works}
         self.changed = bool(works or leaving)
-        self.removed = [self.store.path(place) for place in leaving]
+        self.leaving = leaving
         if not self.module.check_mode:
             self.remove(leaving, gone)
             self.place(works)
@@ -437,7 +437,7 @@ class ModelFile:
             "to_fetch": to_fetch,
             "to_copy": sum(step.item.size for work in works for step in work.steps if step.how in ("copy", "move")),
             "fetched": self.placer.fetched,
-            "removed": self.removed,
+            "removed": [self.store.path(place) for place in leaving],
         }
         if self.module._diff:
             result["diff"] = self.diff(before, works, gone)
@@ -604,10 +604,7 @@ class ModelFile:
         name, state = model["name"], model["state"]
         found: dict[str, Any] = {"path": None, "files": [], "projector": None, "draft": None, "size": 0}
         found.update({"to_fetch": 0, "commit": None, "facts": None, **(planned or {})})
-        changed = planned is not None or any(
-            os.path.relpath(path, self.store.root).split(os.sep)[0].partition(".gguf")[0] == name
-            for path in self.removed
-        )
+        changed = planned is not None or any(self.store.model_of(path) == name for path in self.leaving)
         entry = self.store.record.get(name)
         if state == "present" and entry and not (planned and self.module.check_mode):
             found.update({**files_of(self.store, entry), "commit": entry["commit"]})

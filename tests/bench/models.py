@@ -140,13 +140,13 @@ def second_runs(scratch: Path, url: str) -> None:
     models = [
         {"name": f"m{number}", "source": {"repo": "own/many", "file": f"m{number}.gguf"}} for number in range(MODELS)
     ]
-    items = files(url, "own/many", theirs)
+    tenth = files(url, "own/many", theirs)[: MODELS // 10]  # a task of its own for each takes minutes
     hf = [hf_program(), "download", "own/many", "--local-dir", str(hfs)]
     for title in ("first run", "second run"):
         ours = play(scratch, model_file(url, target, models))
         others = {
             "hf_download": run(hf, HF_ENDPOINT=url, HF_HUB_DISABLE_XET="1"),
-            "get_url": play(scratch, get_url(items)),
+            "get_url_of_a_tenth": play(scratch, get_url(tenth)),
         }
         show(f"{MODELS} models, {title}", ours, **others)
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 The homelab.llamacpp authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -10,7 +9,7 @@ ROOT/owner/name/ is a repository's `main`, ROOT/owner/name@v1/ its tag `v1`. As 
 - redirects /REPO/resolve/REV/FILE to a storage server under another name, with X-Repo-Commit, X-Linked-Size and -Etag,
 - tells 401 and 403 apart by X-Error-Code, and its storage refuses a request that carries the hub's token.
 
-By hand: tests/doubles/hub.py ROOT [--bind ADDRESS] [--port PORT] [--rate BYTES] [--token TOKEN]
+By hand: python tests/doubles/hub.py ROOT [--bind ADDRESS] [--port PORT] [--rate BYTES] [--token TOKEN]
 """
 
 from __future__ import annotations
@@ -336,7 +335,7 @@ class Handler(BaseHTTPRequestHandler):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def own_url(self, host: str = "") -> str:
-        name, _, port = (self.headers["Host"] or "").rpartition(":")
+        name, port = (self.headers["Host"] or ":").rsplit(":", 1)
         return f"http://{host or name}:{port}"
 
     def answer_json(self, data: Any, headers: dict[str, str] | None = None) -> None:
