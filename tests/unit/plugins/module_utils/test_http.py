@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -72,13 +73,21 @@ def test_what_may_pass(server: Server, status: int) -> None:
     assert error.value.asked == 7
 
 
-def test_nobody_there_may_pass_and_no_such_host_does_not() -> None:
+def test_nobody_there_may_pass_and_no_such_host_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server() as gone:
         address = gone.address()
     with pytest.raises(PassingError, match="no connection"):
         Client(timeout=2).open(f"{address}/200/")
+    said = iter([socket.EAI_NONAME, socket.EAI_AGAIN])
+
+    def no_answer(*_args: object, **_kwargs: object) -> None:
+        raise socket.gaierror(next(said), "as the name service says")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_answer)
     with pytest.raises(FetchError, match="no such host"):
-        Client(timeout=2).open("http://nobody.invalid/")
+        Client().open("http://nobody.invalid/")
+    with pytest.raises(PassingError):
+        Client().open("http://somebody.invalid/")
 
 
 def test_the_token_goes_to_its_own_server_alone(server: Server) -> None:
