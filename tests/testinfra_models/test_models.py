@@ -30,6 +30,12 @@ for line in urllib.request.urlopen(request, timeout=60):
 Models = list[dict[str, Any]]
 
 
+def process(host: Any, model: str) -> str:
+    """Of a model that runs; the bracket keeps the shell that asks from finding itself."""
+    found: str = host.check_output(f"pgrep --full '[a]lias {model} '")
+    return found
+
+
 def test_what_was_fetched_is_what_the_hub_has(host: Any) -> None:
     there = on_node("cd /srv/hub/homelab && sha256sum tiny-GGUF/tiny-Q8_0.gguf split-GGUF/Q4_K_M/*")
     here = host.check_output(f"cd {MODELS_DIR} && sha256sum tiny.gguf split/*")
@@ -72,8 +78,7 @@ def test_check_mode_says_what_would_be(host: Any, listed: Models) -> None:
 def test_models_come_and_go_while_another_answers(host: Any, router: Any, listed: Models) -> None:
     """One request streams from before the first playbook until after the last, from the same process."""
     assert router.chat("tiny")[0] == 200
-    process = "pgrep --full 'alias tiny'"
-    before = host.check_output(process)
+    before = process(host, "tiny")
     unit = "systemd-run --quiet --collect --unit stream --property StandardOutput=truncate:/run/stream"
     host.check_output(f"{unit} python3 -c %s", STREAM)
 
@@ -93,19 +98,19 @@ def test_models_come_and_go_while_another_answers(host: Any, router: Any, listed
     host.run("systemctl stop stream")
     assert int(seen[0]) > 100
     assert float(seen[2]) - float(seen[1]) < 5, seen
-    assert host.check_output(process) == before
+    assert process(host, "tiny") == before
 
 
 @pytest.mark.usefixtures("as_it_was")
 def test_an_update_is_taken_up_by_the_running_model(host: Any, router: Any, listed: Models) -> None:
     assert router.chat("tiny")[0] == 200
     assert router.chat("split")[0] == 200
-    before = {name: host.check_output(f"pgrep --full 'alias {name}'") for name in ("tiny", "split")}
+    before = {name: process(host, name) for name in ("tiny", "split")}
     on_node("cp /srv/hub/homelab/tiny-GGUF/tiny-Q4_K_M.gguf /srv/hub/homelab/tiny-GGUF/tiny-Q8_0.gguf")
     done = play("models", listed, llama_models_refresh=True)
     assert not done.failed, done.output
     assert router.loaded() == ["split", "tiny"]
-    after = {name: host.check_output(f"pgrep --full 'alias {name}'") for name in ("tiny", "split")}
+    after = {name: process(host, name) for name in ("tiny", "split")}
     assert after["tiny"] != before["tiny"]
     assert after["split"] == before["split"]
     assert router.chat("small")[0] == 200
