@@ -106,7 +106,8 @@ def test_an_update_is_taken_up_by_the_running_model(host: Any, router: Any, list
     assert router.chat("tiny")[0] == 200
     assert router.chat("split")[0] == 200
     before = {name: process(host, name) for name in ("tiny", "split")}
-    on_node("cp /srv/hub/homelab/tiny-GGUF/tiny-Q4_K_M.gguf /srv/hub/homelab/tiny-GGUF/tiny-Q8_0.gguf")
+    files = "tiny-Q8_0.gguf tiny-Q4_K_M.gguf"
+    on_node(f"cd /srv/hub/homelab/tiny-GGUF && set {files} && mv $1 old && mv $2 $1 && mv old $2")
     done = play("models", listed, llama_models_refresh=True)
     assert not done.failed, done.output
     assert router.loaded() == ["split", "tiny"]
