@@ -13,8 +13,8 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source imp
 GOOD = {"repo": "own/repo", "revision": "main", "quant": "Q4_K_M", "method": "link"}
 
 
-def model(name: str = "m", source: Any = GOOD, **more: Any) -> dict[str, Any]:
-    return {"name": name, "state": "present", "source": source, **more}
+def model(name: str = "m", **more: Any) -> dict[str, Any]:
+    return {"name": name, "state": "present", "source": GOOD, **more}
 
 
 def test_a_good_list() -> None:
