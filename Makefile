@@ -116,7 +116,11 @@ test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 
 	$(RUN) pytest -sv tests/cuda
 
 .PHONY: bench
-bench: bench-preset bench-gguf bench-plan bench-connection bench-site bench-update ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-models bench-connection bench-site bench-update ## All benchmarks
+
+.PHONY: test-model-file-long
+test-model-file-long: venv ## A download killed twenty times at random moments; the short form is in make functional
+	MODEL_FILE_KILLS=20 $(RUN) pytest tests/functional/test_model_file.py -k kill -s
 
 .PHONY: bench-connection
 bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
@@ -125,6 +129,10 @@ bench-connection: venv lab ## The pct connection against the incumbent and plain
 .PHONY: bench-gguf
 bench-gguf: venv ## The header reader against PyPI's gguf, time and memory
 	$(RUN) python tests/bench/gguf.py
+
+.PHONY: bench-models
+bench-models: venv ## model_file against `hf download` and get_url: time, CPU, a second run of 200 models
+	$(RUN) python tests/bench/models.py
 
 .PHONY: bench-plan
 bench-plan: venv ## The plan of 200 models

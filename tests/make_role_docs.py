@@ -49,7 +49,9 @@ def readme(role: str, specs: dict[str, Any]) -> str:
         if entry != "main":
             lines += [f"## Entry point `{entry}`", ""]
         lines += [f"**{spec['short_description']}.**", "", *(f"- {plain(line)}" for line in spec["description"]), ""]
-        if spec.get("options"):
+        if entry != "main" and spec.get("options") == specs["main"]["options"]:
+            lines += ["The variables are those above.", ""]
+        elif spec.get("options"):
             lines += ["| variable | type | default | what it is |", "|---|---|---|---|", *rows(spec["options"]), ""]
     lines += ["<!-- made from meta/argument_specs.yml by `make role-docs` -->", ""]
     return "\n".join(lines)

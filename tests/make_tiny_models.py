@@ -7,12 +7,13 @@ usage: make_tiny_models.py OUTDIR [SET]
 
 SET `tests` (the default): alpha-Q4_K_M, beta-Q8_0, gamma, a slow one whose loading can be watched, a split one in a
 folder, one with a projector, a broken and a truncated one. SET `demo`: a single file and a split one, heavy enough
-(about 40 MiB) that a small device holds only some of them.
+(about 40 MiB) that a small device holds only some of them. SET `hub`: repositories for tests/doubles/hub.py.
 Needs numpy and gguf; the tokenizer (bytes and a few letters) is made here, nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,13 @@ def make(
     close(writer)
 
 
+def make_projector(path: Path) -> None:
+    """Named and marked like one, without tensors."""
+    writer = gguf.GGUFWriter(str(path), "clip")
+    writer.add_type("mmproj")
+    close(writer)
+
+
 def close(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -104,9 +112,7 @@ def make_tests(out: Path) -> None:
     make(out / "slow.gguf", 9, width=1024, layers=8, ff=4096)
     make(out / "Sharded-Q4_K_M" / "Sharded-Q4_K_M.gguf", 5, shards=3)
     make(out / "vision-Q8_0" / "vision-Q8_0.gguf", 6)
-    projector = gguf.GGUFWriter(str(out / "vision-Q8_0" / "mmproj-F16.gguf"), "clip")  # named like one, without tensors
-    projector.add_type("mmproj")
-    close(projector)
+    make_projector(out / "vision-Q8_0" / "mmproj-F16.gguf")
     (out / "broken.gguf").write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\xff" * 64)
     whole = (out / "alpha-Q4_K_M.gguf").read_bytes()
     (out / "truncated.gguf").write_bytes(whole[: len(whole) // 2])
@@ -118,5 +124,21 @@ def make_demo(out: Path) -> None:
     make(out / "tiny-split" / "tiny-split.gguf", 2, context=8192, width=256, layers=8, ff=1024, shards=3)
 
 
+def make_hub(out: Path) -> None:
+    """Repositories as they are on a hub: several quants in one, shards in a folder, projectors beside their models."""
+    owner = out / "homelab"
+    for seed, quant in enumerate(("Q4_K_M", "Q8_0"), 11):
+        make(owner / "tiny-GGUF" / f"tiny-{quant}.gguf", seed)
+    make(owner / "split-GGUF" / "Q4_K_M" / "split-Q4_K_M.gguf", 13, shards=3)
+    make(owner / "eyes-GGUF" / "eyes-Q8_0.gguf", 14)
+    make_projector(owner / "eyes-GGUF" / "mmproj-F16.gguf")
+    # What a card cannot hold is known from its header alone.
+    header = Path(__file__).parent / "fixtures" / "gguf_headers" / "Llama-3.1-70B-Q4_K_M.gguf"
+    (owner / "huge-GGUF").mkdir()
+    shutil.copy(header, owner / "huge-GGUF" / "huge-Q4_K_M.gguf")
+
+
 if __name__ == "__main__":
-    {"tests": make_tests, "demo": make_demo}[sys.argv[2] if len(sys.argv) > 2 else "tests"](Path(sys.argv[1]))
+    {"tests": make_tests, "demo": make_demo, "hub": make_hub}[sys.argv[2] if len(sys.argv) > 2 else "tests"](
+        Path(sys.argv[1])
+    )

@@ -11,10 +11,12 @@ with it is a GGUFError.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
 import struct
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, Union
 
 # ggml's tensor types: number, name, elements of a block, bytes of a block. These are the answers of ggml_type_name,
@@ -58,6 +60,7 @@ TENSOR_TYPES = {
     42: ("q2_0", 64, 18),
 }
 
+BEGINNING = 8  # bytes: the magic number and the version
 MAX_HEADER = 128 << 20  # bytes; the largest vocabularies of today make 20 MiB
 MAX_ENTRIES = 1 << 16  # keys, and tensors; the largest models have some thousands
 MAX_KEPT = 4 << 20  # bytes of names, texts and arrays, as they lie in memory
@@ -326,6 +329,16 @@ def _header(reader: _Reader, file_size: int) -> Header:
     return Header(version, metadata, list(tensors.values()), data_offset, file_size, complete)
 
 
+def check_beginning(data: bytes) -> None:
+    """Refuse what no GGUF file begins with, by its first BEGINNING bytes. Raises GGUFError."""
+    _begin(_Reader(io.BytesIO(data), len(data)))
+
+
+def header_of(file: BinaryIO, size: int) -> Header:
+    """The header of a file of `size` bytes, open at its beginning. Raises GGUFError, and what the file raises."""
+    return _header(_Reader(file, size), size)
+
+
 def read_header(path: str) -> Header:
     """The header of one file. Raises GGUFError when it cannot be read or is not what it should be."""
     try:
@@ -334,7 +347,7 @@ def read_header(path: str) -> Header:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise GGUFError("it is not a regular file")
-            return _header(_Reader(file, status.st_size), status.st_size)
+            return header_of(file, status.st_size)
     except OSError as error:
         raise GGUFError(f"{path}: it cannot be read: {error.strerror}") from error
     except GGUFError as error:
@@ -358,22 +371,26 @@ def _split(header: Header, key: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def read_model(path: str) -> Model:
-    """The model that a file holds, or that it is a shard of.
+def read_model(
+    path: str,
+    read: Callable[[str], Header] = read_header,
+    exists: Callable[[str], bool] = os.path.exists,
+) -> Model:
+    """The model that a file holds, or that it is a shard of. `read` and `exists` are for files that are elsewhere.
 
     Raises GGUFError as read_header does, and for shards that are not of one model. Shards that are not there are told
     in `missing`, but for the first one, without which nothing can be said: that is a GGUFError too.
     """
-    header = read_header(path)
+    header = read(path)
     count = _split(header, "count", 1)
     if count < 2:
         return Model(header.metadata, header.tensors, [path], [], header.file_size, header.complete)
     paths = shard_paths(path, count)
-    missing = [shard for shard in paths if not os.path.exists(shard)]
+    missing = [shard for shard in paths if not exists(shard)]
     if paths[0] in missing:
         raise GGUFError(f"{path}: the first shard of its model is not there, download it: {paths[0]}")
     files = [shard for shard in paths if shard not in missing]
-    headers = [header if shard == path else read_header(shard) for shard in files]
+    headers = [header if shard == path else read(shard) for shard in files]
     tensors: dict[str, Tensor] = {}
     for shard, one in zip(files, headers):
         if (_split(one, "no", -1), _split(one, "count", -1)) != (paths.index(shard), count):

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 class View(NamedTuple):
     entries: list[Entry]  # by id
     problems: list[str]
+    blocking: list[str]  # those problems with which the router does not start
 
 
 class Reader(NamedTuple):
@@ -43,6 +44,15 @@ class Reader(NamedTuple):
         """Whether this user has these permission bits (4 to read, 1 to look into) by a file's mode."""
         shift = 6 if status.st_uid == self.uid else 3 if status.st_gid in self.groups else 0
         return self.uid == 0 or (status.st_mode >> shift) & bits == bits
+
+    def reaches(self, path: str) -> bool:
+        """Whether this user may go through every folder above what a path leads to, if there is such a thing."""
+        folder = os.path.realpath(path)
+        while os.path.exists(folder) and folder != "/":
+            folder = os.path.dirname(folder)
+            if not self.may(os.stat(folder), 1):
+                return False
+        return True
 
 
 def is_projector(name: str) -> bool:
@@ -64,6 +74,12 @@ class _Folder:
                 self._sort(entry, f"{shown}{entry.name}", problems, reader)
 
     def _sort(self, entry: os.DirEntry[str], shown: str, problems: list[str], reader: Reader | None) -> None:
+        if reader and entry.is_symlink() and not reader.reaches(entry.path):
+            problems.append(
+                f"{shown} leads to {os.path.realpath(entry.path)}, where the server's user may not go, and the router"
+                " passes over it: open the folders above it to that user, or copy the model"
+            )
+            return
         try:
             if entry.is_dir():
                 self.folders.append(entry.name)
@@ -88,7 +104,7 @@ class _Folder:
             problems.append(f"{shown} is passed over: the router wants its name to end in .gguf, in small letters")
 
 
-def _in_folder(path: str, name: str, problems: list[str], reader: Reader | None) -> Entry | None:
+def _in_folder(path: str, name: str, problems: list[str], blocking: list[str], reader: Reader | None) -> Entry | None:
     """The model of a folder, chosen as the router chooses."""
     own = os.path.join(path, name)
     status = os.stat(own)
@@ -97,7 +113,7 @@ def _in_folder(path: str, name: str, problems: list[str], reader: Reader | None)
             raise PermissionError(13, "the server's user may not")
         folder = _Folder(own, f"{name}/", problems, reader)
     except OSError as error:
-        problems.append(
+        blocking.append(
             f"the folder {name} cannot be read ({error.strerror}), and with such a folder the router does not start:"
             " give the server's user the right to, or take it out of the models directory"
         )
@@ -142,6 +158,7 @@ def view(path: str, reader: Reader | None = None) -> View:
     `reader` is the user that the server runs as, whose rights are looked at; None: only our own.
     """
     problems: list[str] = []
+    blocking: list[str] = []
     folder = _Folder(path, "", problems, reader)
     found: dict[str, Entry] = {}
 
@@ -154,7 +171,7 @@ def view(path: str, reader: Reader | None = None) -> View:
         found[entry.id] = entry
 
     for name in folder.folders:
-        model = _in_folder(path, name, problems, reader)
+        model = _in_folder(path, name, problems, blocking, reader)
         if model:
             add(model)
     loose: dict[str, list[str]] = {}
@@ -171,4 +188,4 @@ def view(path: str, reader: Reader | None = None) -> View:
         problems.append(
             f"{', '.join(sorted(names))} lie loose, and the router lists each as a model: put them into a folder {stem}"
         )
-    return View([found[name] for name in sorted(found)], sorted(problems))
+    return View([found[name] for name in sorted(found)], sorted(problems + blocking), sorted(blocking))

@@ -9,6 +9,7 @@ Nothing here waits for a model: that is `_router_state`. A key is sent and never
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,7 +18,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,6 +202,27 @@ class Client:
     def unload(self, model_id: str) -> None:
         self._call("POST", "/models/unload", {"model": model_id})
 
+    def download(self, name: str) -> None:
+        """Ask for `user/repository[:quant]` from the hub; answers when a process is started, whatever becomes of it."""
+        # It asks the hub what there is before it answers.
+        self._call("POST", "/models", {"model": name}, max(self.request_timeout, 60))
+
+    def remove(self, model_id: str, timeout: float) -> None:
+        """Take a model of its cache off the disk; answers when its process or its download has ended."""
+        self._call("DELETE", "/models?" + urllib.parse.urlencode({"model": model_id}), timeout=timeout)
+
+    def events(self, silence: float) -> Iterator[dict[str, Any]]:
+        """What happens to models from this call on; ends when nothing was heard for so many seconds, or it hangs up."""
+        response = self._open("GET", "/models/sse", None, silence)
+
+        def read() -> Iterator[dict[str, Any]]:
+            with response, contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                for line in response:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[len(b"data: ") :])
+
+        return read()
+
     def answers(self, model_id: str) -> bool:
         """Whether the process of a loaded model answers: on its way out it is still `loaded`, and does not."""
         query = urllib.parse.urlencode({"model": model_id, "autoload": "false"})
@@ -223,9 +245,8 @@ class Client:
             "ignore_eos": True,
             "stream": True,
         }
-        request = self._request("POST", "/v1/completions", body)
-        try:
-            with self._opener.open(request, timeout=timeout) as response:
+        with self._open("POST", "/v1/completions", body, timeout) as response:
+            try:
                 for line in response:
                     kind, _colon, text = line.decode(errors="replace").strip().partition(": ")
                     if kind == "data" and text == "[DONE]":
@@ -234,11 +255,8 @@ class Client:
                         yield json.loads(text)
                     elif kind:
                         raise RouterError(f"an answer of {model_id} ended with an error: {kind}: {text}")
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal("POST", "/v1/completions", error) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RouterError(f"an answer of {model_id} broke off ({type(error).__name__})") from None
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise RouterError(f"an answer of {model_id} broke off ({type(error).__name__})") from None
         raise RouterError(f"an answer of {model_id} broke off before its end")
 
     def _list(self, path: str, timeout: float) -> list[Model]:
@@ -249,28 +267,33 @@ class Client:
             raise RouterError(self._not_a_router(f"GET {path} answered another kind of list")) from None
 
     def _call(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
-        request = self._request(method, path, body)
-        try:
-            with self._opener.open(request, timeout=timeout or self.request_timeout) as response:
+        timeout = timeout or self.request_timeout
+        with self._open(method, path, body, timeout) as response:
+            try:
                 text = response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal(method, path, error) from None
-        except urllib.error.URLError as error:
-            raise self._unreachable(error.reason, timeout or self.request_timeout) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error, timeout or self.request_timeout) from None
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error, timeout) from None
         try:
             return json.loads(text)
         except ValueError:
             raise RouterError(self._not_a_router(f"{method} {path} answered {_kind(response.headers)}")) from None
 
-    def _request(self, method: str, path: str, body: object) -> urllib.request.Request:
+    def _open(self, method: str, path: str, body: object, timeout: float) -> http.client.HTTPResponse:
+        """The answer, its body still to be read; RouterError when it is a refusal, or when none comes."""
         request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        return request
+        try:
+            response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(method, path, error) from None
+        except urllib.error.URLError as error:
+            raise self._unreachable(error.reason, timeout) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error, timeout) from None
+        return response
 
     def _refusal(self, method: str, path: str, error: urllib.error.HTTPError) -> RouterError:
         try:

@@ -97,6 +97,8 @@ class Router:
         models = self.client.models()
         ids = resolve_all(models, names)
         self.check_limit(ids)
+        if not ids:
+            return
         if not wait:
             for model_id in ids:
                 self._ask_to_load(find(models, model_id), deadline)

@@ -32,7 +32,7 @@ options:
   user:
     description:
       - The user that the server runs as. What that user cannot read is told; an unreadable folder keeps the router from
-        starting.
+        starting. One that is not there yet is taken for a new one, that owns nothing and is in no group of files here.
       - Without it only what cannot be read by the user of this task is told.
     type: str
   cache:
@@ -138,6 +138,11 @@ problems:
   type: list
   elements: str
   returned: success
+blocking:
+  description: Those of RV(problems) with which the router does not start.
+  type: list
+  elements: str
+  returned: success
 """
 
 import grp
@@ -163,7 +168,7 @@ class GGUFInfo:
         try:
             user = pwd.getpwnam(name)
         except KeyError:
-            self.module.fail_json(msg=f"user must be one of this machine; found: {name!r}")
+            return Reader(-1, frozenset())
         groups = {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
         return Reader(user.pw_uid, frozenset({user.pw_gid, *groups}))
 
@@ -171,7 +176,7 @@ class GGUFInfo:
         if not os.path.exists(self.path):
             self.module.fail_json(msg=f"path must be a GGUF file or a directory of them; nothing is at {self.path}")
         if not os.path.isdir(self.path):
-            return View([Entry(os.path.basename(self.path).replace(".gguf", ""), self.path)], [])
+            return View([Entry(os.path.basename(self.path).replace(".gguf", ""), self.path)], [], [])
         try:
             return view(self.path, self.reader())
         except OSError as error:
@@ -192,7 +197,7 @@ class GGUFInfo:
         cache.save()
         if not os.path.isdir(self.path) and models[0]["error"]:
             self.module.fail_json(msg=models[0]["error"])
-        return {"models": models, "problems": seen.problems}
+        return {"models": models, "problems": seen.problems, "blocking": seen.blocking}
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ def test_load_and_unload_and_again(server: Server, there: dict[str, Any], call: 
     assert server.complete("alpha", 2) == 200
     again = call("router_model", name=["alpha"], **there)
     assert (again["changed"], again["diff"]) == (False, {"before": {}, "after": {}})
+    assert call("router_model", name=[], **there)["loaded"] == ["alpha"]  # nothing to do is done
 
     seen = call("router_model", name=["alpha"], state="unloaded", **there, check=True)
     assert seen["changed"]

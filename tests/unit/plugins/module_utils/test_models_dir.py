@@ -36,6 +36,7 @@ def test_files_and_folders_are_models_by_their_names(tmp_path: Path) -> None:
             ),
         ],
         [],
+        [],
     )
 
 
@@ -59,7 +60,7 @@ def test_files_and_folders_are_models_by_their_names(tmp_path: Path) -> None:
 )
 def test_what_the_router_does_wrong_is_told(tmp_path: Path, names: list[str], ids: list[str], said: str) -> None:
     make(tmp_path, *names)
-    entries, (problem,) = view(str(tmp_path))
+    entries, (problem,), _blocking = view(str(tmp_path))
     assert [entry.id for entry in entries] == ids
     assert said in problem
 
@@ -71,7 +72,7 @@ def test_links_are_followed_and_dangling_ones_told(tmp_path: Path) -> None:
     (models / "m").symlink_to(tmp_path / "elsewhere" / "m")
     (models / "b.gguf").symlink_to(tmp_path / "elsewhere" / "b.gguf")
     (models / "gone.gguf").symlink_to(tmp_path / "gone.gguf")
-    entries, problems = view(str(models))
+    entries, problems, _blocking = view(str(models))
     assert [entry.id for entry in entries] == ["b", "m"]
     assert problems == [
         "gone.gguf is a link that leads nowhere, and the router passes over it: mend or remove it",
@@ -80,7 +81,7 @@ def test_links_are_followed_and_dangling_ones_told(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.gguf")
-    assert view(str(tmp_path)) == ([], ["a.gguf is not a regular file, and the router passes over it"])
+    assert view(str(tmp_path)) == ([], ["a.gguf is not a regular file, and the router passes over it"], [])
 
 
 def test_what_the_servers_user_cannot_read_is_told(tmp_path: Path) -> None:
@@ -90,16 +91,35 @@ def test_what_the_servers_user_cannot_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "ok").chmod(0o755)
     (tmp_path / "ok/b.gguf").chmod(0o644)
     stranger = Reader(12345, frozenset({12345}))
-    entries, problems = view(str(tmp_path), stranger)
+    entries, problems, blocking = view(str(tmp_path), stranger)
     assert [entry.id for entry in entries] == ["a", "ok"]
     assert problems == [
         "a.gguf cannot be read by the server's user: loading its model will fail",
         "the folder lost+found cannot be read (the server's user may not), and with such a folder the router does not"
         " start: give the server's user the right to, or take it out of the models directory",
     ]
+    assert blocking == problems[1:]
     group = Reader(12345, frozenset({(tmp_path / "a.gguf").stat().st_gid}))
     assert len(view(str(tmp_path), group).problems) == 1
     assert view(str(tmp_path), Reader(0, frozenset())).problems == []
+
+
+def test_what_links_lead_to_is_behind_folders_that_can_be_closed(tmp_path: Path) -> None:
+    make(tmp_path / "private" / "inner", "m/a.gguf", "b.gguf")
+    models = tmp_path / "models"
+    models.mkdir(mode=0o755)
+    for name in ("m", "b.gguf"):
+        (models / name).symlink_to(tmp_path / "private" / "inner" / name)
+    for folder in (models, *models.parents[:-2], tmp_path / "private" / "inner", tmp_path / "private" / "inner" / "m"):
+        folder.chmod(0o755)
+    stranger = Reader(12345, frozenset())
+    assert view(str(models), stranger).problems == []
+    (tmp_path / "private").chmod(0o700)
+    entries, problems, blocking = view(str(models), stranger)
+    assert (entries, blocking) == ([], [])
+    assert [problem.split(", where the server's user may not go")[0] for problem in problems] == [
+        f"{name} leads to {tmp_path / 'private' / 'inner' / name}" for name in ("b.gguf", "m")
+    ]
 
 
 def test_a_folder_that_we_cannot_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

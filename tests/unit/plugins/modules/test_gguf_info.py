@@ -121,9 +121,12 @@ def test_one_clear_error(make: Any, said: str, tmp_path: Path, capfd: pytest.Cap
     assert said in result["msg"]
 
 
-def test_a_user_that_is_not_there(models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_user_that_is_not_there_yet_owns_nothing(models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (models / "oss.gguf").chmod(0o600)
+    (models / "lost+found").mkdir(mode=0o700)
     result = run(capfd, path=models, user="nobody-has-this-name")
-    assert result["msg"] == "user must be one of this machine; found: 'nobody-has-this-name'"
+    assert [problem.split(" cannot")[0] for problem in result["problems"]] == ["oss.gguf", "the folder lost+found"]
+    assert [problem.split(" cannot")[0] for problem in result["blocking"]] == ["the folder lost+found"]
 
 
 # --- the cache --------------------------------------------------------------------------------------------------

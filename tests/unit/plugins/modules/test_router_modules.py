@@ -112,6 +112,8 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         ("router_model", {"name": ["up"]}, False),
         ("router_model", {"name": ["up"], "state": "unloaded"}, True),
         ("router_model", {"name": ["down"], "state": "unloaded"}, False),
+        ("router_model", {"name": ["someone/else-GGUF"], "state": "present"}, True),
+        ("router_model", {"name": ["someone/else-GGUF:Q8_0"], "state": "absent"}, False),
     ],
 )
 def test_check_mode_only_looks(

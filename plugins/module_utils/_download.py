@@ -1,0 +1,304 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fetches files in pieces over several connections, and takes their SHA-256 as they arrive.
+
+Pieces are fetched in order, so that the one thread which takes the checksum can follow close behind and find what it
+reads still in memory. A run that goes on where another one was reads what is there once, while the rest arrives.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import BEGINNING, GGUFError, check_beginning
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
+    Backoff,
+    Client,
+    FetchError,
+    PassingError,
+    shown,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
+
+BLOCK = 256 << 10  # bytes, the most that is taken from a connection at once
+HASH_BLOCK = 1 << 20  # bytes
+SYNC_INTERVAL = 10.0  # seconds between two points from which a crashed machine goes on
+LOOK_INTERVAL = 0.5  # seconds
+EXPIRED = (400, 401, 403, 404, 410)  # what a storage server says of an address whose time is over
+
+
+class Limit:
+    """So many bytes a second, for all threads together; 0 is no limit."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def block(self) -> int:
+        """Bytes to take at once, so that a slow rate is a steady one."""
+        return min(BLOCK, max(4096, int(self._rate / 10))) if self._rate else BLOCK
+
+    def pause(self, count: int) -> float:
+        """Seconds to wait after so many bytes."""
+        if not self._rate:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self._rate
+            return self._free_at - now
+
+
+class _Stopped(Exception):
+    """Another thread has failed."""
+
+
+class Wanted(NamedTuple):
+    """A file to fetch: its address, and where its bytes go."""
+
+    url: str
+    part: Part
+
+
+def total_size(response: Any) -> int | None:
+    """The whole file's bytes, by the answer to a request for some of them."""
+    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range") or "")
+    length = match[1] if match else response.headers.get("Content-Length")
+    return int(length) if length and length.isdigit() else None
+
+
+def look(client: Client, url: str) -> Any:
+    """The answer to a request for a file's first bytes. Raises FetchError when those are no model's."""
+    with client.open(url, 0, BEGINNING) as response:
+        try:
+            check_beginning(response.read(BEGINNING))
+        except GGUFError as error:
+            raise FetchError(f"{shown(url)}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise PassingError(f"{shown(url)}: the connection was lost ({error})") from None
+    return response
+
+
+class _Source:
+    """One file on its server: opened once, then asked for pieces by the address that the server led to."""
+
+    def __init__(self, wanted: Wanted, client: Client) -> None:
+        self.part = wanted.part
+        self.url = self._found_at = wanted.url
+        self._client = client
+        self._opened = False
+
+    def open(self) -> None:
+        """Look at the first bytes: is it a model, the one that is meant, and can it be had in pieces?"""
+        if self._opened:
+            return
+        response = look(self._client, self.url)
+        self._found_at = response.url
+        self._same_version(response)
+        if response.status != 206 and len(self.part.written) > 1:
+            self.part.begin(ranges=False)
+        self._opened = True
+
+    def piece(self, start: int, end: int) -> Any:
+        try:
+            response = self._client.open(self._found_at, start, end)
+        except FetchError as error:
+            if self._found_at == self.url or error.status not in EXPIRED:
+                raise
+            self._found_at = self.url
+            response = self._client.open(self.url, start, end)
+            self._found_at = response.url
+        try:
+            self._same_version(response)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _same_version(self, response: Any) -> None:
+        """Refuse a file that is not the one that was begun, by its size, and its ETag where the same host gave one."""
+        host, etag, size = urlsplit(response.url).hostname, response.headers.get("ETag"), total_size(response)
+        was = self.part.version
+        now = f"{host} {etag}" if etag else was
+        if size == self.part.size and now.split(" ")[0] != was.split(" ")[0]:
+            self.part.name_version(now)
+        elif size != self.part.size or now != was:
+            self.part.remove()
+            raise FetchError(
+                f"{shown(self.url)} is not the file that was wanted: it was expected to have {self.part.size} bytes"
+                f" {was and f'(ETag {was})'}, it has {size} {now and f'(ETag {now})'}. What had arrived of it was"
+                " removed; look at the source, then run again"
+            )
+
+
+class Download:
+    """Fetches all files that are wanted. Raises FetchError, and what has arrived stays for the next run."""
+
+    def __init__(
+        self, wanted: Sequence[Wanted], client: Client, connections: int, limit: Limit, retries: int,
+        report: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._sources = [_Source(one, client) for one in wanted]
+        self._connections = connections
+        self._limit = limit
+        self._retries = retries
+        self._report = report  # is told how many bytes are there, twice a second
+        self._lock = threading.Lock()
+        self._queue = threading.Lock()
+        self._ends = threading.Event()
+        self._error: BaseException | None = None
+        self._pieces: list[tuple[_Source, int]] = []
+        self._next_source = 0
+        self.fetched = 0  # bytes
+
+    def run(self) -> None:
+        workers = [threading.Thread(target=self._guarded, args=(self._fetch_all,)) for _one in range(self._connections)]
+        hasher = threading.Thread(target=self._guarded, args=(self._hash_all,))
+        for thread in (*workers, hasher):
+            thread.start()
+        synced = time.monotonic()
+        try:
+            while hasher.is_alive():
+                hasher.join(LOOK_INTERVAL)
+                self._report(sum(source.part.done for source in self._sources))
+                if time.monotonic() - synced > SYNC_INTERVAL:
+                    self._sync()
+                    synced = time.monotonic()
+        finally:
+            self._ends.set()
+            for thread in (*workers, hasher):
+                thread.join()
+        if self._error:
+            self._sync()
+            raise self._error
+
+    def _sync(self) -> None:
+        for source in self._sources:
+            try:
+                source.part.sync()
+            except OSError as error:
+                raise self._full(source, error) from None
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _Stopped:
+            pass
+        except BaseException as error:  # the main thread raises it again
+            with self._lock:
+                self._error = self._error or error
+            self._ends.set()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._ends.wait(seconds):
+            raise _Stopped
+
+    # --- its bytes ----------------------------------------------------------------------------------------------------
+
+    def _fetch_all(self) -> None:
+        while True:
+            piece = self._next()
+            if piece is None:
+                return
+            self._fetch(*piece)
+
+    def _next(self) -> tuple[_Source, int] | None:
+        """The next piece, in the files' order. A file is opened by whoever comes to it first, while the others wait."""
+        with self._queue:
+            while not self._pieces and self._next_source < len(self._sources):
+                source = self._sources[self._next_source]
+                if source.part.unfinished():
+                    self._patiently(source.open)
+                    self._pieces = [(source, index) for index in source.part.unfinished()]
+                self._next_source += 1
+            return self._pieces.pop(0) if self._pieces else None
+
+    def _patiently(self, call: Callable[[], None]) -> None:
+        backoff = Backoff(self._retries, self._sleep)
+        while not self._ends.is_set():
+            try:
+                return call()
+            except PassingError as error:
+                backoff.wait(error)
+        raise _Stopped
+
+    def _fetch(self, source: _Source, index: int) -> None:
+        backoff = Backoff(self._retries, self._sleep)
+        while source.part.left(index):
+            start, end = source.part.span(index)
+            try:
+                with source.piece(start, end) as response:
+                    if response.status != 206 and start > 0:
+                        if index > 0:
+                            raise PassingError(
+                                f"{shown(response.url)}: the server sent the whole file in place of a piece"
+                            )
+                        source.part.forget(index)  # without ranges all of it comes again
+                    self._pour(response, source, index, source.part.left(index), backoff)
+            except PassingError as error:
+                backoff.wait(error)
+
+    def _pour(self, response: Any, source: _Source, index: int, count: int, backoff: Backoff) -> None:
+        """What the connection brings, up to so many bytes."""
+        while count:
+            if self._ends.is_set():
+                raise _Stopped
+            try:
+                block = response.read1(min(count, self._limit.block()))
+            except (OSError, http.client.HTTPException) as error:
+                raise PassingError(f"{shown(response.url)}: the connection was lost ({error})") from None
+            if not block:
+                raise PassingError(f"{shown(response.url)}: the connection ended {count} bytes early")
+            try:
+                source.part.write(index, block)
+            except OSError as error:
+                raise self._full(source, error) from None
+            count -= len(block)
+            with self._lock:
+                self.fetched += len(block)
+            backoff.progressed()
+            pause = self._limit.pause(len(block))
+            if pause:
+                self._sleep(pause)
+
+    def _full(self, source: _Source, error: OSError) -> FetchError:
+        mend = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        return FetchError(
+            f"{source.part.path} was wanted written: {error.strerror}; {mend}, then run again: it goes on where it was"
+        )
+
+    # --- their checksums ----------------------------------------------------------------------------------------------
+
+    def _hash_all(self) -> None:
+        for source in self._sources:
+            found = self._hash(source.part)
+            if found != source.part.sha256:
+                source.part.remove()
+                raise FetchError(
+                    f"{shown(source.url)}: its SHA-256 was expected to be {source.part.sha256}, what arrived has"
+                    f" {found}. It was removed; mend the checksum if that is the wrong one, or fetch it from elsewhere"
+                )
+
+    def _hash(self, part: Part) -> str:
+        digest, at = hashlib.sha256(), 0
+        while at < part.size:
+            there = part.prefix()
+            if there == at:
+                self._sleep(0.02)
+            while at < there:
+                if self._ends.is_set():
+                    raise _Stopped
+                block = part.read(at, min(HASH_BLOCK, there - at))
+                digest.update(block)
+                at += len(block)
+        return digest.hexdigest()

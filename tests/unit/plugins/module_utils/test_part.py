@@ -1,0 +1,139 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a part file believes of itself after a kill, and after a crash of the machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _part
+from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part, arrived
+from hypothesis import given
+from hypothesis import strategies as st
+
+SIZE = 20 << 20  # bytes: three pieces of 8 MiB and less
+SHA256 = "0" * 64
+
+
+def nobody(_path: str) -> None:
+    pytest.fail("no other run has it")
+
+
+def part(path: Path, size: int = SIZE, sha256: str = SHA256, waits: Callable[[str], None] = nobody) -> Part:
+    return Part(str(path), size, sha256, 0o644, waits)
+
+
+def test_a_new_one_has_nothing(tmp_path: Path) -> None:
+    one = part(tmp_path / "a.part")
+    assert one.unfinished() == [0, 1, 2]
+    assert one.span(2) == (16 << 20, 20 << 20)
+    assert (one.done, one.prefix(), arrived(one.path)) == (0, 0, 0)
+
+
+def test_after_a_kill_what_was_written_is_there(tmp_path: Path) -> None:
+    first = part(tmp_path / "a.part")
+    first.write(0, b"x" * 1000)
+    first.write(2, b"y" * 10)
+    first.close()  # the kernel does no more for one that is killed
+    assert arrived(first.path) == 1010
+    again = part(tmp_path / "a.part")
+    assert (again.done, again.prefix()) == (1010, 1000)
+    assert again.span(0) == (1000, 8 << 20)
+    assert again.read(16 << 20, 10) == b"y" * 10
+
+
+def test_after_a_crash_only_what_was_on_the_disk_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = part(tmp_path / "a.part")
+    first.write(0, b"x" * 1000)
+    first.sync()
+    first.write(0, b"x" * 500)
+    first.close()
+    monkeypatch.setattr(_part, "_boot", lambda: "another")
+    again = part(tmp_path / "a.part")
+    assert again.written == [1000, 0, 0]
+    again.write(0, b"z" * 7)
+    again.close()
+    assert part(tmp_path / "a.part").done == 1007, "in the new boot a kill is a kill again"
+
+
+@pytest.mark.parametrize("other", [{"size": SIZE + 1}, {"sha256": "1" * 64}])
+def test_another_content_begins_anew(tmp_path: Path, other: dict[str, int | str]) -> None:
+    first = part(tmp_path / "a.part")
+    first.write(0, b"x" * 1000)
+    first.close()
+    again = part(tmp_path / "a.part", **other)  # type: ignore[arg-type]
+    assert again.done == 0
+
+
+@pytest.mark.parametrize("journal", [b"", b"{}\n", b'{"format": 1}\n', b"\xff\xfe", b"[]\n1 2\n"])
+def test_a_journal_that_cannot_be_read_is_none(tmp_path: Path, journal: bytes) -> None:
+    (tmp_path / "a.part").write_bytes(b"x" * 100)
+    (tmp_path / "a.part.journal").write_bytes(journal)
+    assert arrived(str(tmp_path / "a.part")) == 0
+    assert part(tmp_path / "a.part").done == 0
+
+
+def test_without_ranges_it_is_one_piece(tmp_path: Path) -> None:
+    one = part(tmp_path / "a.part")
+    one.write(1, b"x" * 1000)
+    one.begin(ranges=False)
+    assert (one.unfinished(), one.span(0)) == ([0], (0, SIZE))
+
+
+def test_put_is_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    one = part(tmp_path / "a.part", size=10)
+    one.write(0, b"0123456789")
+    assert one.unfinished() == []
+    one.put(str(tmp_path / "a"))
+    one.close()
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def _hold(path: Path, held: multiprocessing.synchronize.Event, go: multiprocessing.synchronize.Event) -> None:
+    one = part(path, size=10)
+    held.set()
+    go.wait(20)
+    one.write(0, b"0123456789")
+    one.put(str(path.with_suffix("")))
+
+
+def test_a_second_run_waits_and_then_sees_what_the_first_has_done(tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    context = multiprocessing.get_context("fork")
+    held, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(path, held, go))
+    other.start()
+    assert held.wait(20)
+    told: list[str] = []
+
+    def waits(busy: str) -> None:
+        told.append(busy)
+        go.set()
+
+    mine = part(path, size=10, waits=waits)
+    other.join()
+    assert told
+    assert set(told) == {str(path)}
+    assert (mine.done, path.with_suffix("").read_bytes()) == (0, b"0123456789"), "a new part: the caller looks again"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3 << 20)), max_size=12))
+def test_any_order_of_writes_is_what_the_next_run_finds(writes: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.part"
+        one = part(path)
+        for index, count in writes:
+            one.write(index, bytes([index + 1]) * min(count, one.left(index)))
+        one.close()
+        again = part(path)
+        assert again.written == one.written
+        for index, written in enumerate(again.written):
+            assert again.read(index * again.piece, written) == bytes([index + 1]) * written
+        again.close()
