@@ -49,7 +49,7 @@ def readme(role: str, specs: dict[str, Any]) -> str:
         if entry != "main":
             lines += [f"## Entry point `{entry}`", ""]
         lines += [f"**{spec['short_description']}.**", "", *(f"- {plain(line)}" for line in spec["description"]), ""]
-        if entry != "main" and spec.get("options") == specs["main"]["options"]:
+        if entry != "main" and spec.get("options") == specs.get("main", {}).get("options", {}):
             lines += ["The variables are those above.", ""]
         elif spec.get("options"):
             lines += ["| variable | type | default | what it is |", "|---|---|---|---|", *rows(spec["options"]), ""]
