@@ -27,6 +27,7 @@ SITE = [
     "--tags",
     "llama_router",
 ]
+NODE = [str(CHECKOUT / "tests/lab/lab"), "ssh"]
 BUSY = ["SmolLM2-135M-Instruct", "tiny-split"]
 
 
@@ -48,9 +49,11 @@ def kill_site_at(task: str, *more: str) -> None:
     play.wait()
 
 
-def wait_for_router(host: Any) -> None:
+def wait_for_router() -> None:
+    # Not through testinfra: what a guest prints that has just begun to boot may get lost.
+    ask = f"python3 -c \"import urllib.request as u; u.urlopen('{URL}/health')\""
     for _second in range(60):
-        if host.run(f"python3 -c \"import urllib.request as u; u.urlopen('{URL}/health')\"").rc == 0:
+        if subprocess.run([*NODE, f"lxc-attach -n 120 -- {ask}"], check=False, capture_output=True).returncode == 0:
             return
         time.sleep(1)
     pytest.fail("the router did not come up in a minute")
@@ -91,9 +94,8 @@ def test_a_play_killed_half_way_is_made_good_by_the_next(
 
 
 def test_after_a_reboot_of_the_guest_it_serves_again_and_nothing_changes(host: Any, router: Router) -> None:
-    node = [str(CHECKOUT / "tests/lab/lab"), "ssh"]
-    subprocess.run([*node, "pct reboot 120"], check=True, capture_output=True)
-    wait_for_router(host)
+    subprocess.run([*NODE, "pct reboot 120"], check=True, capture_output=True)
+    wait_for_router()
     assert router.chat("tiny-single")[0] == 200
     assert "changed=0" in site()
 
@@ -109,10 +111,10 @@ def test_a_device_that_is_gone_stops_the_start_by_its_name(host: Any, router: Ro
     said = journal_since(host, moment)
     assert "llama-router gate: wanted the devices RPC0 RPC1; " in said
     assert "ended with 134: Failed to connect to 127.0.0.1:50162." in said
-    assert host.run("curl --silent --max-time 5 %s/health", URL).rc != 0
+    assert host.run("systemctl is-active llama-router").stdout.strip() != "active"
     # Back again it starts by itself: systemd keeps trying.
     host.check_output("systemctl start lab-gpu@1")
-    wait_for_router(host)
+    wait_for_router()
     assert router.chat("tiny-single")[0] == 200
 
 
