@@ -42,14 +42,21 @@ fi
 exec "$real" "$@"
 """,
     "silent": 'dry_run "$@" && exec "$real" "$@"\nexec sleep 600\n',
-    # Dies as soon as it is to write a word.
+    # Gets ready, and dies as soon as it is to write a word.
     "dies": """
 dry_run "$@" && exec "$real" "$@"
-"$real" "$@" 2>&1 | while IFS= read -r line; do
-  echo "$line"
-  case $line in *"processing task"*) pkill -KILL --parent $$ llama-server ;; esac
-done
-exit 134
+exec python3 -c '
+import socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[sys.argv.index("--host") + 1])
+server.listen()
+while True:
+    client = server.accept()[0]
+    if client.recv(65536).startswith(b"POST"):
+        sys.exit(134)
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    client.close()
+' "$@"
 """,
     # Passes every trial beside the router, and does not start in its place.
     "service": 'dry_run "$@" || ! is_router "$@" && exec "$real" "$@"\necho "E cannot serve as a router" >&2\nexit 1\n',
