@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
 
 RunModule = Callable[..., dict[str, Any]]
 
@@ -23,8 +22,10 @@ def run_module(
     fakepve: Any, fakepve_cafile: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> RunModule:
     """Run a module once as root@pam on container 130; `check` is check mode, an option that is None is left out."""
-    monkeypatch.setattr(_proxmox, "POLL", 0.02)
-    monkeypatch.setattr(_proxmox, "LOCK_POLL", 0.05)
+    # By name: the lab's tests want Ansible's own loader to be there before the collection is imported.
+    engine = "ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox"
+    monkeypatch.setattr(f"{engine}.POLL", 0.02)
+    monkeypatch.setattr(f"{engine}.LOCK_POLL", 0.05)
 
     def run_once(module: ModuleType, check: bool = False, **options: Any) -> dict[str, Any]:
         defaults = {

@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import fingerprint
+from ansible.plugins.loader import init_plugin_loader
 from lab_node import NODE, Run, login, runner
+
+# Before anything imports the collection, or Ansible would not find its connection afterwards.
+init_plugin_loader([os.environ["ANSIBLE_COLLECTIONS_PATH"]])
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def over_api(capsys: pytest.CaptureFixture[str]) -> Run:
     """In this process over HTTPS, as root with the password, the node's certificate pinned: milliseconds a run."""
+    from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import fingerprint
+
     pinned = fingerprint(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((NODE, 8006))))
 
     def run_once(module: ModuleType, check: bool = False, **options: Any) -> dict[str, Any]:

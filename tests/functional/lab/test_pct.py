@@ -20,7 +20,7 @@ import ansible as ansible_package
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins.loader import connection_loader, init_plugin_loader
+from ansible.plugins.loader import connection_loader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
@@ -33,7 +33,6 @@ Connect = Callable[..., Any]
 COLLECTIONS = os.environ["ANSIBLE_COLLECTIONS_PATH"]
 
 lab = Settings.from_environment()
-init_plugin_loader([COLLECTIONS])
 
 
 def on_node(command: str, data: bytes | None = None) -> str:
