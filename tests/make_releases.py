@@ -69,7 +69,11 @@ log=$(mktemp --dry-run) && mkfifo "$log"
 router=$!
 while IFS= read -r line; do
   echo "$line"
-  case $line in *"spawning server instance with name"*) pkill -KILL --parent $router ;; esac
+  case $line in
+    *"spawning server instance with name"*)
+      [ -z "$running" ] || kill -KILL $running
+      until running=$(pgrep --parent $router); do sleep 0.05; done ;;
+  esac
 done <"$log" &
 wait $router
 """,
