@@ -38,8 +38,8 @@ options:
   command:
     description:
       - What enters the container. Both behave alike.
-      - V(lxc-attach) takes a few milliseconds for each call.
-      - V(pct) is Proxmox VE's own C(pct exec). It takes half a second for each call.
+      - V(lxc-attach) takes some 20 milliseconds.
+      - V(pct) is Proxmox VE's own C(pct exec). It takes half a second.
     type: str
     choices: [lxc-attach, pct]
     default: lxc-attach
@@ -50,6 +50,24 @@ options:
     ini:
       - section: pct_connection
         key: command
+  session:
+    description:
+      - Enters the guest once instead of at each call, so that a task takes as long as it would by plain ssh into the
+        guest. One O(command) runs the guest's own C(sshd) program on its standard input and output, and stays open
+        until nothing was run for a minute.
+      - The guest needs the package C(openssh-server) for it, as the templates of Proxmox VE have it. Its service may
+        be disabled, its configuration is not read, and no port is opened.
+      - Where a session cannot be opened each call enters by itself, and the next try comes ten minutes later. It is
+        not tried without ControlPersist, with a password for the node, or with O(node_connection=local).
+    type: bool
+    default: true
+    vars:
+      - name: ansible_pct_session
+    env:
+      - name: ANSIBLE_PCT_SESSION
+    ini:
+      - section: pct_connection
+        key: session
   guest_user:
     description:
       - User in the guest that commands run as, by C(runuser).
@@ -133,10 +151,10 @@ notes:
     M(ansible.builtin.wait_for_connection), and then for C(systemctl is-system-running --wait).
   - M(ansible.builtin.reboot) takes the node's boot id for the guest's, and a reboot of the guest does not change it.
     Give it C(boot_time_command=cut -d' ' -f22 /proc/1/stat), the time at which the guest's init was started.
-  - The guests of a node share its ControlPersist connection, so C(meta=reset_connection) leaves that alone. There is
-    nothing to reset as every task enters the guest anew.
-  - sshd on the node takes 10 sessions for each connection (C(MaxSessions)). With more forks than that the rest log in
-    on their own, which is slower.
+  - The guests of a node share its ControlPersist connection, so C(meta=reset_connection) leaves that alone, and ends
+    the guest's O(session).
+  - sshd on the node takes 10 sessions for each connection (C(MaxSessions)). With more forks or guests than that the
+    rest log in on their own, which is slower.
   - No terminal is allocated, so a command goes on in the guest when Ansible is killed.
   - The environment in the guest is that of a fresh login with the locale C.UTF-8, whatever it is on the node.
 """
@@ -189,14 +207,37 @@ import re
 import secrets
 import shlex
 import stat
+from pathlib import Path
 from typing import Any
 
+import yaml
+from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
 from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.plugins.connection.ssh import AnsibleControlPersistBrokenPipeError
 from ansible.plugins.connection.ssh import Connection as SshConnection
 from ansible.utils.display import Display
+from ansible.utils.path import unfrackpath
+from ansible_collections.homelab.llamacpp.plugins.doc_fragments.node_ssh import NOT_OURS
+from ansible_collections.homelab.llamacpp.plugins.plugin_utils._guest_session import SERVE, Session
 
 display = Display()
+
+
+def _hand_over_options() -> None:
+    """Give Ansible the options of this connection. Most of them it holds parsed already, as the ssh connection's.
+
+    By itself it would parse the documentation above and its fragment in the worker of every task, which takes longer
+    than a call does. Where it does not hold the ssh connection's it still does.
+    """
+    inherited = C.config.get_configuration_definitions("connection", "ssh")
+    if inherited and not C.config.has_configuration_definition("connection", __name__):
+        own = yaml.load(DOCUMENTATION, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["options"]
+        kept = {option: inherited[option] for option in inherited if option not in NOT_OURS}
+        C.config.initialize_plugin_configuration_definitions("connection", __name__, {**kept, **own})
+
+
+_hand_over_options()
 
 _ENVIRONMENT = (
     "HOME=/root",
@@ -204,9 +245,10 @@ _ENVIRONMENT = (
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 )
 
-# What runs in the guest: $0 is a mark, $1 the command. The exit code travels behind the mark on stderr, because ssh
-# takes 255 for a lost connection and lxc-attach has no code of its own for "could not enter".
-_RUN = 'umask 022; cd 2>/dev/null || cd /; /bin/sh -c "$1"; echo "$0 $?" >&2'
+# What runs in the guest: $0 is a mark, $1 the command. The mark on stdout says that the guest was entered, and that the
+# command's output begins. The exit code travels behind the mark on stderr, because ssh takes 255 for a lost connection
+# and lxc-attach has no code of its own for "could not enter".
+_RUN = 'echo "$0"; umask 022; cd 2>/dev/null || cd /; /bin/sh -c "$1"; echo "$0 $?" >&2'
 
 # Bytes of a file that travel in one call: the ssh connection holds a call's data in memory, and takes quadratic time
 # to collect its output.
@@ -263,18 +305,27 @@ class Connection(SshConnection):
             wanted = os.geteuid() != 0 if self._is_local else super().get_option("remote_user") != "root"
         return ["sudo", "-n"] if wanted else []
 
-    def _node_command(self, cmd: str, mark: str) -> str:
-        """What the node's shell runs so that ``cmd`` runs in the guest; all of it is quoted once."""
+    def _run_command(self, cmd: str, mark: str) -> list[str]:
+        """What root runs in the guest so that its user runs ``cmd``."""
         user = self.get_option("guest_user")
         run = ["/bin/sh", "-c", _RUN] if user == "root" else ["runuser", "-s", "/bin/sh", "-c", _RUN, "--", user]
+        return [*run, mark, cmd]
+
+    def _enter(self, *words: str) -> str:
+        """What the node's shell runs so that root runs these words in the guest."""
         if self.get_option("command") == "pct":
             enter = ["pct", "exec", self._vmid, "--", "/usr/bin/env", "-i", *_ENVIRONMENT]
         else:
             variables = [arg for variable in _ENVIRONMENT for arg in ("-v", variable)]
             enter = ["lxc-attach", "-n", self._vmid, "--clear-env", *variables, "--"]
-        attach = shlex.join([*self._sudo(), *enter, *run, mark, cmd])
-        status = shlex.join([*self._sudo(), "pct", "status", self._vmid])
-        return f"export LC_ALL=C; {attach} || {{ echo {mark} failed; {status}; exit 1; }} >&2"
+        return shlex.join([*self._sudo(), *enter, *words])
+
+    def _ask_status(self, mark: str) -> str:
+        """What the node's shell runs so that `_why_not` knows."""
+        return f"{{ echo {mark} failed; {shlex.join([*self._sudo(), 'pct', 'status', self._vmid])}; exit 1; }} >&2"
+
+    def _on_node(self, command: str) -> list[bytes]:
+        return self._build_command(self.get_option("ssh_executable"), "ssh", "-T", self.host, command)
 
     def _why_not(self, err: bytes, mark: str) -> str:
         """Why the guest could not be entered, from what its node said."""
@@ -297,20 +348,56 @@ class Connection(SshConnection):
             f"(pct says: {status or 'nothing'}). If it is just starting, use wait_for_connection first"
         )
 
+    def _session(self) -> Session | None:
+        if self._is_local or not self.get_option("session") or self.get_option("password"):
+            return None
+        if not self._persistence_controls(self._on_node(""))[0]:
+            return None
+        folder = Path(unfrackpath(self.get_option("control_path_dir")))
+        return Session(
+            self.get_option("ssh_executable"),
+            folder,
+            lambda key: self._on_node(self._enter("/bin/sh", "-c", SERVE, "pct-session", key)),
+        )
+
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         """Run a command in the guest; its exit code (128 and the signal's number for a death by signal) and output."""
         self.host = self.get_option("host") or self._play_context.remote_addr
         display.vvv(f"ENTER GUEST {self._vmid} BY {self.get_option('command')}", host=self.host)
         mark = f"pct-{secrets.token_hex(8)}"
-        if self._is_local and not in_data:
-            in_data = _Input()  # lxc-attach would allocate a terminal in the guest on seeing one here
-        ssh = self.get_option("ssh_executable")
-        argv = self._build_command(ssh, "ssh", "-T", self.host, self._node_command(cmd, mark))
-        _rc, out, err = self._run(argv, in_data, sudoable=sudoable)
+        session = self._session()
+        done = self._by_session(session, cmd, mark, in_data, sudoable) if session and session.may_work else None
+        out, err = done or self._by_itself(cmd, mark, in_data, sudoable)
         ended = re.search(rb"%s (\d+)\n" % mark.encode(), err)
         if not ended:
             raise AnsibleConnectionFailure(self._why_not(err, mark))
-        return int(ended[1]), out, err[: ended.start()] + err[ended.end() :]
+        if session and not done:
+            session.give_up()
+        return int(ended[1]), out.partition(f"{mark}\n".encode())[2], err[: ended.start()] + err[ended.end() :]
+
+    def _by_session(
+        self, session: Session, cmd: str, mark: str, in_data: bytes | None, sudoable: bool
+    ) -> tuple[bytes, bytes] | None:
+        """Output and errors of the command, or nothing if it was not even begun."""
+        environment = f"unset SSH_CLIENT SSH_CONNECTION; export {' '.join(_ENVIRONMENT)}"
+        argv = session.command(f"{environment}; exec {shlex.join(self._run_command(cmd, mark))}")
+        try:
+            _rc, out, err = self._bare_run(argv, in_data, sudoable=sudoable, checkrc=False)
+        except AnsibleControlPersistBrokenPipeError:
+            return None
+        if f"{mark}\n".encode() not in out:
+            return None
+        if not re.search(rb"%s \d+\n" % mark.encode(), err):
+            err += self._run(self._on_node(self._ask_status(mark)), None, sudoable=False)[2]
+        return out, err
+
+    def _by_itself(self, cmd: str, mark: str, in_data: bytes | None, sudoable: bool) -> tuple[bytes, bytes]:
+        if self._is_local and not in_data:
+            in_data = _Input()  # lxc-attach would allocate a terminal in the guest on seeing one here
+        enter = self._enter(*self._run_command(cmd, mark))
+        argv = self._on_node(f"export LC_ALL=C; {enter} || {self._ask_status(mark)}")
+        _rc, out, err = self._run(argv, in_data, sudoable=sudoable)
+        return out, err
 
     def _transfer(self, script: str, data: bytes, what: str) -> bytes:
         rc, out, err = self.exec_command(script, in_data=_Input(data), sudoable=False)
@@ -357,7 +444,11 @@ class Connection(SshConnection):
                 target.write(chunk)
 
     def reset(self) -> None:
-        """Nothing of the guest is kept open, and the node's ControlPersist connection is the other guests' as well."""
+        """End the guest's session. The node's ControlPersist connection is the other guests' as well."""
+        self.host = self.get_option("host") or self._play_context.remote_addr
+        session = self._session()
+        if session:
+            session.end()
         self.close()
 
     def _is_tty_requested(self) -> bool:

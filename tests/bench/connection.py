@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Times one play of 20 tasks through four connections into the same guest of the lab, and prints the ratios.
+"""Times one play of 20 tasks through each way into the same guest of the lab, and prints the ratios.
 
 The incumbent is community.proxmox's connection, as the package `ansible` bundles it; it and paramiko are fetched from
 PyPI once, into a cache of their own. Every connection runs the play once to converge and to warm up, then all of them
@@ -87,13 +87,15 @@ def make_guest(vmid: int, address: str) -> None:
 
 def inventory(vmid: int, address: str) -> dict[str, Any]:
     ours = {"ansible_connection": "homelab.llamacpp.pct", "ansible_pct_vmid": vmid}
+    each = {**ours, "ansible_pct_session": False}
     hosts: dict[str, dict[str, Any]] = {
         "proxmox_pct_remote": {
             "ansible_connection": "community.proxmox.proxmox_pct_remote",
             "proxmox_vmid": vmid,
         },
-        "pct-by-lxc-attach": ours,
-        "pct-by-pct-exec": {**ours, "ansible_pct_command": "pct"},
+        "pct": ours,
+        "pct-lxc-attach-each-call": each,
+        "pct-pct-exec-each-call": {**each, "ansible_pct_command": "pct"},
         "plain-ssh": {"ansible_host": address},
     }
     common = {
@@ -121,6 +123,7 @@ def run(host: str, inventory_file: Path, second: bool) -> float:
             "ANSIBLE_CONFIG": str(inventory_file.with_name("ansible.cfg")),
             "ANSIBLE_COLLECTIONS_PATH": f"{os.environ['ANSIBLE_COLLECTIONS_PATH']}:{CACHE / 'collections'}",
             "PYTHONPATH": str(CACHE / "site"),
+            "PYTHONDONTWRITEBYTECODE": "",  # an operator's Python keeps what it compiled
         },
     )
     took = time.monotonic() - started

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,9 @@ def control_path() -> Iterator[str]:
     yield str(folder)
     for socket in folder.iterdir():
         subprocess.run(["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "x"], capture_output=True, check=False)
-    folder.rmdir()
+    given_up = [path.name for path in folder.glob("*.refused")]
+    shutil.rmtree(folder)
+    assert not given_up, "what was meant to be a session was not one"
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +105,30 @@ def common(guests: None, control_path: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["lxc-attach", "pct"])
+@pytest.fixture(params=["session", "lxc-attach", "pct"])
 def variables(request: pytest.FixtureRequest, common: dict[str, Any]) -> dict[str, Any]:
-    """By either command."""
-    return {**common, "ansible_pct_command": request.param}
+    """In a session, and at each call by either command."""
+    if request.param == "session":
+        return common
+    return {**common, "ansible_pct_session": False, "ansible_pct_command": request.param}
 
 
 @pytest.fixture
-def connect(variables: dict[str, Any]) -> Connect:
-    """A connection with more variables."""
+def connect_with() -> Connect:
+    """A connection with these variables."""
 
-    def connect(**more: Any) -> Any:
+    def connect(**variables: Any) -> Any:
         connection = connection_loader.get("homelab.llamacpp.pct", PlayContext())
-        connection.set_options(var_options={**variables, **more})
+        connection.set_options(var_options=variables)
         return connection
 
     return connect
+
+
+@pytest.fixture
+def connect(connect_with: Connect, variables: dict[str, Any]) -> Connect:
+    """A connection with more variables."""
+    return lambda **more: connect_with(**{**variables, **more})
 
 
 @pytest.fixture
@@ -143,13 +155,14 @@ def play(variables: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
     return play
 
 
-def masters(folder: str) -> set[str]:
+def masters(folder: str, of_guests: bool = False) -> set[str]:
     """What the ControlPersist masters in this folder say: that they run, and their process ids."""
     return {
         subprocess.run(
             ["ssh", "-o", f"ControlPath={socket}", "-O", "check", "x"], capture_output=True, text=True, check=False
         ).stderr.strip()
         for socket in Path(folder).iterdir()
+        if socket.is_socket() and socket.name.startswith("pct-") == of_guests
     }
 
 
@@ -346,6 +359,42 @@ def test_reset_leaves_the_shared_connection_alone(
     assert any("Master running" in said for said in before)
     play([{"command": "true"}, {"meta": "reset_connection"}, {"command": "true"}])
     assert masters(control_path) >= before
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+def test_one_session_serves_many_calls_and_reset_ends_it(common: dict[str, Any], connect_with: Connect) -> None:
+    for _call in range(3):
+        assert connect_with(**common).exec_command("id -un") == (0, b"root\n", b"")
+    before = masters(common["ansible_control_path_dir"], of_guests=True)
+    assert len(before) == 1
+    # Nothing in the guest listens for it, and what it was given lies where root alone reads it.
+    listening = connect_with(**common).exec_command("ss -Hltnp | grep -c sshd-session")[1]
+    assert listening == b"0\n"
+    assert connect_with(**common).exec_command("stat -c %a /run/pct-session.*")[1] == b"700\n"
+    connect_with(**common).reset()
+    for _try in range(50):
+        left = on_node(
+            f"lxc-attach -n {RUNNING} --clear-env -- /bin/sh -c 'ls -d /run/pct-session.* 2>/dev/null; true'"
+        )
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == ""
+    assert connect_with(**common).exec_command("true")[0] == 0
+    assert not masters(common["ansible_control_path_dir"], of_guests=True) & before
+
+
+def test_a_guest_without_sshd(common: dict[str, Any], connect_with: Connect, tmp_path: Path) -> None:
+    connect_with(**common).exec_command("mv /usr/sbin/sshd /usr/sbin/sshd.away")
+    elsewhere = {**common, "ansible_control_path_dir": str(tmp_path)}
+    try:
+        for _call in range(2):
+            assert connect_with(**elsewhere).exec_command("id -un") == (0, b"root\n", b"")
+        assert [path.suffix for path in tmp_path.glob("pct-*.*")] == [".refused"]
+    finally:
+        connect_with(**common).exec_command("mv /usr/sbin/sshd.away /usr/sbin/sshd")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins.loader import become_loader
+from ansible.plugins.loader import become_loader, connection_loader
 from ansible_collections.homelab.llamacpp.plugins.connection import pct
 from ansible_collections.homelab.llamacpp.plugins.doc_fragments.node_ssh import ModuleDocFragment
 from hypothesis import HealthCheck, given, settings
@@ -58,6 +58,7 @@ exec "$@"
 # The arguments, a line each, then a blank one; the last is the command, for the shell of the node.
 SSH = """#!/bin/bash
 printf '%s\\n' "$@" '' >> "$GUESTS/ssh.log"
+case "${@: -2:1}" in root@guest) exec /bin/sh "$GUESTS/session" "${@: -1}" ;; esac
 [ ! -e "$GUESTS/no-node" ] || { echo "ssh: connect to host 192.0.2.1 port 22: No route to host" >&2; exit 255; }
 exec /bin/sh -c "${@: -1}"
 """
@@ -100,7 +101,7 @@ def connect(node: Path) -> Connect:
     def connect(**variables: Any) -> pct.Connection:
         connection = pct.Connection(PlayContext())
         connection._load_name = NAME
-        given = {"ansible_host": "192.0.2.1", "ansible_pct_vmid": 110, **variables}
+        given = {"ansible_host": "192.0.2.1", "ansible_pct_vmid": 110, "ansible_pct_session": False, **variables}
         connection.set_options(var_options={name: value for name, value in given.items() if value is not None})
         return connection
 
@@ -119,6 +120,13 @@ def anyhow(request: pytest.FixtureRequest, enter: Connect) -> Connect:
     return lambda **variables: enter(ansible_pct_node_connection=request.param, **variables)
 
 
+def without_versions(places: Any) -> Any:
+    """Where a value comes from, without since when: the fragment leaves out ansible-core's versions."""
+    if isinstance(places, list) and places and isinstance(places[0], dict):
+        return [{key: value for key, value in place.items() if key != "version_added"} for place in places]
+    return places
+
+
 def ssh_calls(node: Path) -> list[list[str]]:
     log = node / "ssh.log"
     return [call.split("\n") for call in log.read_text().split("\n\n")[:-1]] if log.exists() else []
@@ -126,6 +134,14 @@ def ssh_calls(node: Path) -> list[list[str]]:
 
 def test_options_of_the_ssh_connection_are_there() -> None:
     documented = options()
+    list(connection_loader.all(class_only=True))  # as Ansible does before it makes workers
+    C.config._plugins["connection"].pop(pct.__name__, None)
+    pct._hand_over_options()
+    handed_over = C.config.get_configuration_definitions("connection", pct.__name__)
+    assert set(handed_over) == set(documented)
+    for name, option in documented.items():
+        for key in ("type", "default", "choices", "vars", "env", "ini", "cli", "keyword"):
+            assert without_versions(handed_over[name].get(key)) == without_versions(option.get(key)), (name, key)
     for name in ("host", "port", "password", "private_key_file", "ssh_args", "ssh_common_args", "control_path_dir"):
         assert documented[name].get("vars"), name
     assert "use_tty" not in documented
@@ -232,9 +248,8 @@ def test_sudo_asks_for_a_password(enter: Connect) -> None:
 def test_guest_user(connect: Connect, node: Path) -> None:
     connection = connect(ansible_pct_guest_user="llama-router", ansible_user="root")
     assert connection.get_option("remote_user") == "llama-router"
-    command = connection._node_command("id", "mark")
-    assert "-- runuser -s /bin/sh -c " in command
-    assert "-- llama-router mark id ||" in command
+    assert connection._run_command("id", "mark")[:4] == ["runuser", "-s", "/bin/sh", "-c"]
+    assert connection._run_command("id", "mark")[5:] == ["--", "llama-router", "mark", "id"]
 
 
 def test_guests_of_a_node_share_a_connection_that_reset_leaves_alone(connect: Connect, node: Path) -> None:
@@ -256,6 +271,84 @@ def test_no_terminal_is_allocated(connect: Connect, node: Path) -> None:
     assert ssh_calls(node)[-1][-3:-1] == ["-T", "192.0.2.1"]
     assert connection.is_pipelining_enabled()
     assert not connection.has_tty
+
+
+@pytest.fixture
+def in_session(connect: Connect, node: Path) -> Connect:
+    """Connect in a session; what lies in `session` runs as root's shell of the guest would, $1 is the command."""
+    (node / "session").write_text('exec /bin/sh -c "$1"')
+    return lambda **variables: connect(ansible_pct_session=True, **variables)
+
+
+def test_a_session_is_entered_once_and_runs_everything(in_session: Connect, node: Path) -> None:
+    assert in_session().exec_command("echo out; printf err >&2; exit 255") == (255, b"out\n", b"err")
+    (call,) = ssh_calls(node)
+    (proxy,) = [arg for arg in call if arg.startswith("ProxyCommand=")]
+    assert "lxc-attach -n 110 --clear-env" in proxy
+    assert "%" not in proxy.replace("%%", "")
+    identity = Path(next(arg for arg in call if arg.startswith("IdentityFile=")).partition("=")[2])
+    assert identity.stat().st_mode & 0o777 == 0o600
+    assert identity.parent.stat().st_mode & 0o777 == 0o700
+    assert identity.with_suffix(".pub").read_text().strip() in (node / "ssh.log").read_text()
+
+
+def test_what_a_shell_says_before_is_not_the_commands(in_session: Connect, node: Path) -> None:
+    (node / "session").write_text('echo Welcome to this machine; exec /bin/sh -c "$1"')
+    assert in_session().exec_command("echo out") == (0, b"out\n", b"")
+
+
+def test_guests_have_sessions_of_their_own_and_one_key(in_session: Connect, node: Path) -> None:
+    (node / "112").write_text("running")
+    for vmid in (110, 112):
+        in_session(ansible_pct_vmid=vmid).exec_command("true")
+    one, two = ({arg for arg in call if arg.startswith(("ControlPath=", "IdentityFile="))} for call in ssh_calls(node))
+    assert len(one & two) == 1
+    assert len(one | two) == 3
+
+
+def test_without_a_session_each_call_enters_and_it_is_not_tried_again(in_session: Connect, node: Path) -> None:
+    (node / "session").write_text("exit 255")
+    for _call in range(2):
+        assert in_session().exec_command("echo out")[:2] == (0, b"out\n")
+    tried = ["root@guest" in call for call in ssh_calls(node)]
+    assert tried == [True, False, False]
+    in_session().reset()
+    (node / "session").write_text('exec /bin/sh -c "$1"')
+    in_session().exec_command("true")
+    assert "root@guest" in ssh_calls(node)[-1]
+
+
+def test_a_guest_that_is_down_is_no_reason_to_give_up_sessions(in_session: Connect, node: Path) -> None:
+    (node / "session").write_text("exit 255")
+    (node / "110").write_text("stopped")
+    with pytest.raises(AnsibleConnectionFailure, match="is not running"):
+        in_session().exec_command("true")
+    (node / "110").write_text("running")
+    (node / "session").write_text('exec /bin/sh -c "$1"')
+    in_session().exec_command("true")
+    assert "root@guest" in ssh_calls(node)[-1]
+
+
+def test_a_command_that_was_begun_is_not_run_again(in_session: Connect, node: Path, tmp_path: Path) -> None:
+    (node / "session").write_text('/bin/sh -c "$1" 2>/dev/null; exit 255')  # what ended it does not come back
+    with pytest.raises(AnsibleConnectionFailure, match="was left before the command ended"):
+        in_session().exec_command(f"echo once >> {tmp_path}/ran")
+    assert (tmp_path / "ran").read_text() == "once\n"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ansible_password": "secret"},
+        {"ansible_ssh_args": "-o ControlMaster=no"},
+        {"ansible_pct_node_connection": "local"},
+        {"ansible_pct_session": False},
+    ],
+)
+def test_no_session_where_none_can_be(connect: Connect, variables: dict[str, Any]) -> None:
+    connection = connect(**{"ansible_pct_session": True, **variables})
+    connection.host = "192.0.2.1"
+    assert connection._session() is None
 
 
 @pytest.mark.parametrize(("password", "expected"), [("right", (0, b"became\n")), ("wrong", None)])
