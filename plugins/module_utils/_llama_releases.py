@@ -5,7 +5,8 @@
 """Releases of llama-server side by side, and the link that says which one is current.
 
 A release is a folder `<root>/releases/<name>` with `bin/llama-server` and a `stamp.json`; `<root>/current` and
-`<root>/previous` are links to releases. One appears whole, by a rename, and never changes afterwards.
+`<root>/previous` are links to releases, and so is `<root>/fallback` while an update is not confirmed. A release appears
+whole, by a rename, and never changes afterwards.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 
 STAMP = "stamp.json"
 SERVER = "llama-server"
+FALLBACK = "fallback"
 
 # `version: 0.6.0-dev (build 11434, commit …)`, and before that `version: 8736 (c8ac02fa1)`.
 _BUILD = re.compile(r"^version: (?:.*\(build (\d+)\b|(\d+) \()", re.MULTILINE)
@@ -118,7 +120,7 @@ class Releases:
     def stage(self, name: str) -> str:
         """A new, empty folder in which to make a release."""
         staged = os.path.join(self.folder, f".new-{os.path.basename(self.path(name))}")
-        shutil.rmtree(staged, ignore_errors=True)
+        self._sweep(".new-")
         os.makedirs(os.path.join(staged, "bin"), mode=0o755)
         for folder in (self.root, self.folder, staged, os.path.join(staged, "bin")):
             os.chmod(folder, 0o755)
@@ -153,13 +155,14 @@ class Releases:
         self.link("current", name)
 
     def doomed(self, keep: int, spare: str | None = None) -> list[Release]:
-        """The releases beyond the newest `keep`; never one that is current, previous, running or `spare`.
+        """The releases beyond the newest `keep`; never one that is current, previous, the fallback, running or `spare`.
 
         Of releases that are names for one binary outside, only the one in use counts.
         """
         releases = self.all()
         current = next((release for release in releases if release.current), None)
-        held = [r for r in releases if r.current or r.previous or r.name == spare]
+        spared = (spare, self.linked(FALLBACK))
+        held = [r for r in releases if r.current or r.previous or r.name in spared]
         aliases = [r for r in releases if current and r not in held and _same_binary(r, current)]
         others = [r for r in releases if r not in held and r not in aliases]
         room = max(keep - len(held), 0)
@@ -170,12 +173,23 @@ class Releases:
         if release.current or release.running:
             state = "is the current one" if release.current else "is running"
             raise ReleaseError(f"Release {release.name} {state}; switch to another one first")
+        if release.name == self.linked(FALLBACK):
+            raise ReleaseError(
+                f"Release {release.name} is what an interrupted update goes back to; run update.yml first"
+            )
         if release.previous:
             os.unlink(os.path.join(self.root, "previous"))
+        self._sweep(".old-")
         gone = os.path.join(self.folder, f".old-{release.name}")
-        shutil.rmtree(gone, ignore_errors=True)
         os.rename(release.path, gone)
         shutil.rmtree(gone)
+
+    def _sweep(self, prefix: str) -> None:
+        """Take away what a call that was interrupted has left."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(self.folder):
+                if entry.startswith(prefix):
+                    shutil.rmtree(os.path.join(self.folder, entry))
 
     def _need(self, name: str) -> Release:
         release = self.find(name)

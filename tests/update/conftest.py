@@ -23,6 +23,8 @@ KEYS = "/etc/llama-router/api-keys"
 ROOT = "/opt/llama.cpp"
 ADDRESS = (f"{NETWORK}.120", 8012)
 BUSY = ["SmolLM2-135M-Instruct", "tiny-single"]
+# What is said is looked through: in one line each, without molecule's colours.
+PLAIN = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
 
 
 class Guest:
@@ -50,7 +52,7 @@ class Guest:
 
     def playbook(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
         argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *more]
-        return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, env=PLAIN, check=False)
 
     def update(self, release: str, *more: str) -> subprocess.CompletedProcess[str]:
         return self.playbook("update", "--extra-vars", f"@{RELEASES}/{release}.yml", *more)
@@ -59,7 +61,9 @@ class Guest:
         """Begin it, and kill it without warning as soon as it comes to a task."""
         argv = ["ansible-playbook", "--inventory", str(INVENTORY), "playbooks/update.yml"]
         argv += ["--extra-vars", f"@{RELEASES}/{release}.yml"]
-        play = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, start_new_session=True)
+        play = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=PLAIN, start_new_session=True
+        )
         assert play.stdout
         came = any(line.startswith("TASK") and task in line for line in play.stdout)
         os.killpg(play.pid, signal.SIGKILL)
