@@ -156,7 +156,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(
-            msg=f"files for the trial were wanted in {tempfile.gettempdir()}, {error.strerror}; mend that, then run again"
+            msg=f"room for the trial was wanted in {tempfile.gettempdir()}, {error.strerror}; mend that, then run again"
         )
 
 
