@@ -72,7 +72,7 @@ class Guest:
             if self.host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"):
                 break
             time.sleep(1)
-        self.host.check_output("rmdir /srv/models && mv /root/models /srv/models")
+        self.host.check_output("rmdir /srv/models && mv /root/models /srv/models && systemctl restart llama-router")
 
     def playbook(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
         argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *more]
