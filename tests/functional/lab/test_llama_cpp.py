@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from build_guest import ROOT, BuildGuest, role, source
 
-# The build is in `make test`, minutes on a machine's first run and seconds from then on; the rest is in `make test-build`.
+# The build is in `make test`, minutes on a machine's first run and seconds then on; the rest is in `make test-build`.
 long = pytest.mark.skipif("HOMELAB_LONG_TESTS" not in os.environ, reason="make test-build runs it")
 
 UNIT = "llama-cpp-build.service"
