@@ -12,6 +12,7 @@ whole, by a rename, and never changes afterwards.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -120,7 +121,7 @@ class Releases:
     def stage(self, name: str) -> str:
         """A new, empty folder in which to make a release."""
         staged = os.path.join(self.folder, f".new-{os.path.basename(self.path(name))}")
-        self._sweep(".new-")
+        shutil.rmtree(staged, ignore_errors=True)
         os.makedirs(os.path.join(staged, "bin"), mode=0o755)
         for folder in (self.root, self.folder, staged, os.path.join(staged, "bin")):
             os.chmod(folder, 0o755)
@@ -179,17 +180,10 @@ class Releases:
             )
         if release.previous:
             os.unlink(os.path.join(self.root, "previous"))
-        self._sweep(".old-")
-        gone = os.path.join(self.folder, f".old-{release.name}")
-        os.rename(release.path, gone)
-        shutil.rmtree(gone)
-
-    def _sweep(self, prefix: str) -> None:
-        """Take away what a call that was interrupted has left."""
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(self.folder):
-                if entry.startswith(prefix):
-                    shutil.rmtree(os.path.join(self.folder, entry))
+        os.rename(release.path, os.path.join(self.folder, f".old-{release.name}"))
+        for entry in os.listdir(self.folder):
+            if entry.startswith(".old-"):  # also what an interrupted call has left
+                shutil.rmtree(os.path.join(self.folder, entry))
 
     def _need(self, name: str) -> Release:
         release = self.find(name)
@@ -211,6 +205,20 @@ class Releases:
             os.unlink(beside)
         os.symlink(target, beside)
         os.replace(beside, os.path.join(self.root, link))
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Wait until no other run works in this folder: one that lost its controller goes on to its end."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ReleaseError(f"A folder was wanted at {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _same_binary(one: Release, other: Release) -> bool:

@@ -11,14 +11,12 @@ it, and so the next one knows where to go back to.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
     FALLBACK,
     Release,
-    ReleaseError,
     Releases,
     prove,
 )
@@ -120,17 +118,3 @@ class Handover:
             yield
         finally:
             self._hold.give()
-
-
-@contextlib.contextmanager
-def alone(root: str) -> Iterator[None]:
-    """Wait until no other run hands over: one that lost its controller goes on to its end."""
-    try:
-        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ReleaseError(f"root: the folder of the releases was wanted at {root}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
