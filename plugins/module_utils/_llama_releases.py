@@ -180,7 +180,9 @@ class Releases:
             )
         if release.previous:
             os.unlink(os.path.join(self.root, "previous"))
-        os.rename(release.path, os.path.join(self.folder, f".old-{release.name}"))
+        gone = os.path.join(self.folder, f".old-{release.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(release.path, gone)
         for entry in os.listdir(self.folder):
             if entry.startswith(".old-"):  # also what an interrupted call has left
                 shutil.rmtree(os.path.join(self.folder, entry))

@@ -248,6 +248,7 @@ def test_what_an_interrupted_update_goes_back_to_is_kept(releases: Releases) -> 
 def test_what_was_left_half_taken_away_goes_with_the_next(releases: Releases) -> None:
     for name in ("b1", "b2"):
         add(releases, name)
-    Path(releases.folder, ".old-b0", "bin").mkdir(parents=True)
+    for name in ("b0", "b2"):
+        Path(releases.folder, f".old-{name}", "bin").mkdir(parents=True)
     releases.remove(releases.all()[0])
     assert os.listdir(releases.folder) == ["b1"]
