@@ -24,8 +24,14 @@ KEYS = "/etc/llama-router/api-keys"
 ROOT = "/opt/llama.cpp"
 ADDRESS = (f"{NETWORK}.120", 8012)
 BUSY = ["SmolLM2-135M-Instruct", "tiny-single"]
-# What is said is looked through: in one line each, without molecule's colours.
-PLAIN = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+# Playbooks run as an operator runs them, not with molecule's settings, and say each thing in one line without colours.
+PLAIN = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "ANSIBLE_NOCOLOR": "1",
+    "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+}
 
 
 def on_node(command: str) -> None:
