@@ -93,13 +93,13 @@ functional: venv ## Properties judged by the real llama-server, and the Proxmox 
 	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab
-functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module, the driver and the lab itself, on the lab
+functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module, the driver, the CPU build and the lab itself, on the lab
 	@tests/need gpg && tests/need cc gcc && tests/need dpkg-scanpackages dpkg-dev
-	$(RUN) pytest tests/functional/lab --ignore tests/functional/lab/test_llama_cpp.py
+	$(RUN) pytest tests/functional/lab
 
 .PHONY: molecule
 molecule: venv lab ## The roles on the lab: check mode from nothing, converge, idempotence, verify
-	cd extensions && $(RUN) molecule reset --all && $(RUN) molecule test --all --exclude update
+	cd extensions && $(RUN) molecule reset --all && $(RUN) molecule test --all
 
 .PHONY: build
 build: venv ## Build the collection, install it offline, and show every plugin's and role's documentation
@@ -113,7 +113,7 @@ test-all-cores: ## Sanity and units on every supported ansible-core (2.19, 2.20,
 
 .PHONY: test-build
 test-build: venv lab ## The real CPU build in a guest of the lab, cut off, refused, switched: some ten minutes, a second time fewer
-	$(RUN) pytest -sv tests/functional/lab/test_llama_cpp.py
+	HOMELAB_LONG_TESTS=1 $(RUN) pytest -sv tests/functional/lab/test_llama_cpp.py
 
 .PHONY: test-cuda
 test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 8 GB of packages

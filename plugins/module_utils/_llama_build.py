@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _cmake_options as cmake
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import SERVER, ReleaseError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
 UNIT = "llama-cpp-build.service"
 
@@ -229,7 +229,7 @@ class Build:
     def forget(self) -> None:
         """Let systemd forget a build that has ended."""
         self._unit.stop()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(UnitError):
             self._unit.reset_failed()  # fails when there is nothing to forget
 
     def clean(self) -> None:

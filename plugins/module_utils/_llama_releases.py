@@ -5,12 +5,14 @@
 """Releases of llama-server side by side, and the link that says which one is current.
 
 A release is a folder `<root>/releases/<name>` with `bin/llama-server` and a `stamp.json`; `<root>/current` and
-`<root>/previous` are links to releases. One appears whole, by a rename, and never changes afterwards.
+`<root>/previous` are links to releases, and so is `<root>/fallback` while an update is not confirmed. A release appears
+whole, by a rename, and never changes afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -23,6 +25,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 
 STAMP = "stamp.json"
 SERVER = "llama-server"
+FALLBACK = "fallback"
 
 # `version: 0.6.0-dev (build 11434, commit …)`, and before that `version: 8736 (c8ac02fa1)`.
 _BUILD = re.compile(r"^version: (?:.*\(build (\d+)\b|(\d+) \()", re.MULTILINE)
@@ -153,13 +156,14 @@ class Releases:
         self.link("current", name)
 
     def doomed(self, keep: int, spare: str | None = None) -> list[Release]:
-        """The releases beyond the newest `keep`; never one that is current, previous, running or `spare`.
+        """The releases beyond the newest `keep`; never one that is current, previous, the fallback, running or `spare`.
 
         Of releases that are names for one binary outside, only the one in use counts.
         """
         releases = self.all()
         current = next((release for release in releases if release.current), None)
-        held = [r for r in releases if r.current or r.previous or r.name == spare]
+        spared = (spare, self.linked(FALLBACK))
+        held = [r for r in releases if r.current or r.previous or r.name in spared]
         aliases = [r for r in releases if current and r not in held and _same_binary(r, current)]
         others = [r for r in releases if r not in held and r not in aliases]
         room = max(keep - len(held), 0)
@@ -170,12 +174,18 @@ class Releases:
         if release.current or release.running:
             state = "is the current one" if release.current else "is running"
             raise ReleaseError(f"Release {release.name} {state}; switch to another one first")
+        if release.name == self.linked(FALLBACK):
+            raise ReleaseError(
+                f"Release {release.name} is what an interrupted update goes back to; run update.yml first"
+            )
         if release.previous:
             os.unlink(os.path.join(self.root, "previous"))
         gone = os.path.join(self.folder, f".old-{release.name}")
         shutil.rmtree(gone, ignore_errors=True)
         os.rename(release.path, gone)
-        shutil.rmtree(gone)
+        for entry in os.listdir(self.folder):
+            if entry.startswith(".old-"):  # also what an interrupted call has left
+                shutil.rmtree(os.path.join(self.folder, entry))
 
     def _need(self, name: str) -> Release:
         release = self.find(name)
@@ -197,6 +207,20 @@ class Releases:
             os.unlink(beside)
         os.symlink(target, beside)
         os.replace(beside, os.path.join(self.root, link))
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Wait until no other run works in this folder: one that lost its controller goes on to its end."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ReleaseError(f"A folder was wanted at {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _same_binary(one: Release, other: Release) -> bool:

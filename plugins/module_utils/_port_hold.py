@@ -24,6 +24,7 @@ from dataclasses import dataclass
 MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
 _ATTACH_REUSEPORT_CBPF = 51  # SO_ATTACH_REUSEPORT_CBPF, which Python has no name for
 _BACKLOG = 4096
+_HANDSHAKE = 0.1  # seconds; who is just connecting when the hold ends is moved when the connection is made
 _ESTABLISHED, _LISTENING = 0x01, 0x0A
 
 
@@ -88,11 +89,12 @@ class PortHold:
         return sum((c.address, c.port) == (held.address, held.port) for c in connections() if c.state == _LISTENING) > 1
 
     def give(self) -> None:
-        """Leave the port, and who waits there, to the server that listens on it now."""
+        """Leave the port, and who waits there, to the server that listens on it: the old one, or a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = self._listener = None
             self.seconds += time.monotonic() - self._since
+            time.sleep(_HANDSHAKE)
             with contextlib.suppress(OSError):
                 self._set_migrate(self._before)
 

@@ -4,20 +4,19 @@
 
 """Hand a router over from one release of llama-server to another, and back when the other does not serve.
 
-A third link beside `current` and `previous`, `fallback`, is there from before the switch until the new release is
-confirmed. A run that is interrupted leaves it, and so the next one knows where to go back to.
+The link `fallback` is there from before the switch until the new release is confirmed. A run that is interrupted leaves
+it, and so the next one knows where to go back to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
+    FALLBACK,
     Release,
-    ReleaseError,
     Releases,
     prove,
 )
@@ -25,8 +24,6 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_service import Convergence, Outcome
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, UnitError
-
-FALLBACK = "fallback"
 
 # Makes a convergence of the router to the release that is current then, with this hold of its port.
 Converge = Callable[[PortHold], Convergence]
@@ -55,7 +52,7 @@ class Handover:
 
     def switch(self, name: str) -> bool:
         """Serve with this release. RouterError when it does not serve: the one before serves again then."""
-        new, old = self._releases.find(name), self._releases.current()
+        new, old = self._releases.find(name), self.fallback() or self._releases.current()
         if new is None or old is None:
             there = ", ".join(release.name for release in self._releases.all()) or "none"
             wanted = name if new is None else "a current release"
@@ -64,8 +61,7 @@ class Handover:
             with self._holding():
                 return self._serve()
         prove(self._run, new.server)
-        if not self._releases.linked(FALLBACK):
-            self._releases.link(FALLBACK, old.name)
+        self._releases.link(FALLBACK, old.name)
         self._releases.link("current", name)
         with self._holding():
             try:
@@ -122,17 +118,3 @@ class Handover:
             yield
         finally:
             self._hold.give()
-
-
-@contextlib.contextmanager
-def alone(root: str) -> Iterator[None]:
-    """Wait until no other run hands over: one that lost its controller goes on to its end."""
-    try:
-        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ReleaseError(f"root: the folder of the releases was wanted at {root}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

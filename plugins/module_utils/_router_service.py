@@ -31,6 +31,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_quiet imp
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import LoadError, Router, running, telling
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, UnitState
 
+# For how long everybody waits for an answer that began between a quiet moment and the hold of the port, in seconds.
+_BETWEEN = 0.5
+
 # The options of a module that restarts a router: the fragment router_unit.
 UNIT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "default": "llama-router.service"},
@@ -203,16 +206,26 @@ class Convergence:
 
     def _let_finish(self, pid: int) -> None:
         """Wait until the router can be stopped without breaking off an answer; who comes then, waits."""
-        wait_until_quiet(pid, self.wanted.quiet_timeout)
-        try:
-            self.hold.take(pid)
-        except HoldError as error:
-            self.outcome.warnings.append(f"requests that come while the router restarts are refused, because {error}")
-        if not wait_until_quiet(pid, self.wanted.finish_timeout, GRACE):
-            self.outcome.warnings.append(
-                f"an answer was broken off: the router was busy for {self.wanted.quiet_timeout:g} s, and for"
-                f" {self.wanted.finish_timeout:g} s more after it got no new requests"
-            )
+        deadline = time.monotonic() + self.wanted.quiet_timeout
+        while True:
+            found_quiet = wait_until_quiet(pid, deadline - time.monotonic())
+            last_try = not found_quiet or time.monotonic() >= deadline
+            try:
+                self.hold.take(pid)
+            except HoldError as error:
+                last_try = True
+                self.outcome.warnings.append(
+                    f"requests that come while the router restarts are refused, because {error}"
+                )
+            if wait_until_quiet(pid, self.wanted.finish_timeout if last_try else _BETWEEN, GRACE):
+                return
+            if last_try:
+                break
+            self.hold.give()  # a long answer began in between: others shall not wait for its end
+        self.outcome.warnings.append(
+            f"an answer was broken off: the router was busy for {self.wanted.quiet_timeout:g} s, and for"
+            f" {self.wanted.finish_timeout:g} s more after it got no new requests"
+        )
 
     def _reload(self) -> None:
         router = Router(self.client)

@@ -168,9 +168,9 @@ class Trial:
                 words = ["--model", sized.path, "--ctx-size", "512", "--parallel", "1", "--device", "none"]
                 words += ["--n-gpu-layers", "0"]
                 environ = {**_llama_dry_run.environment(self.running.environ), **_NO_GPU, "LLAMA_CACHE": folder}
-            log = os.path.join(folder, "log")
             argv = [self.server, *words, "--host", address, "--offline"]
-            with open(log, "wb") as output:
+            # Without a name in the folder of the router's user, by which that one could lead root to another file.
+            with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as output:
                 process = subprocess.Popen(  # pylint: disable=ansible-bad-function
                     argv,
                     env=environ,
@@ -180,22 +180,17 @@ class Trial:
                     cwd=folder,
                     **self._user(),
                 )
-            try:
-                answer = self._ask(process, address, sized.writes)
-            except RouterError as error:
-                said = " | ".join(telling(_text(log).splitlines())) or "nothing"
-                raise RouterError(
-                    f"{self.server} was wanted to answer from {sized.model.id} beside the router, {error}; it said:"
-                    f" {said}. Stay with the build that serves, or build it anew"
-                ) from None
-            finally:
-                process.terminate()
                 try:
-                    process.wait(_STOP_TIMEOUT)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-        return answer
+                    return self._ask(process, address, sized.writes)
+                except RouterError as error:
+                    output.seek(0)
+                    said = " | ".join(telling(output.read().splitlines())) or "nothing"
+                    raise RouterError(
+                        f"{self.server} was wanted to answer from {sized.model.id} beside the router, {error}; it said:"
+                        f" {said}. Stay with the build that serves, or build it anew"
+                    ) from None
+                finally:
+                    _end(process)
 
     def _ask(self, process: subprocess.Popen[bytes], address: str, text: bool) -> str:
         deadline = time.monotonic() + self.timeout
@@ -242,6 +237,15 @@ class _SocketConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.address)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _call(address: str, method: str, path: str, body: object, timeout: float) -> tuple[int, dict[str, Any]]:

@@ -141,7 +141,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_build import Build, Wish, jobs, this_machine
-from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import Release, ReleaseError, Releases
+from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
+    Release,
+    ReleaseError,
+    Releases,
+    alone,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError, runner
 
 
@@ -165,26 +170,36 @@ class LlamaCppBuild:
             return self.result(release, changed=self.params["following"])
         if self.check_mode:
             return self.result(Release(name, self.releases.path(name), self.params["stamp"]), changed=True)
+        os.makedirs(self.build.folder, mode=0o755, exist_ok=True)
+        # Two may follow one build: when ansible-playbook is killed, its worker goes on beside the next run.
+        with alone(self.build.folder):
+            self.begin(name)
+        if not self.ended(self.params["report"]):
+            return {**self.result(None, changed=True), "progress": asdict(self.build.progress())}
+        with alone(self.build.folder):
+            return self.result(self.releases.find(name) or self.made(name), changed=True)
+
+    def begin(self, name: str) -> None:
+        """Start the build, unless it runs, or somebody else has just made the release."""
+        if self.releases.find(name):
+            return
         state = self.build.state(name)
         if state == "failed" and self.params["following"]:
             raise ReleaseError(self.build.failure())
         if state in ("none", "failed"):
-            self.start()
-        if not self.ended(self.params["report"]):
-            return {**self.result(None, changed=True), "progress": asdict(self.build.progress())}
+            cores, memory = this_machine()
+            parallel = self.params["jobs"] or jobs(self.wish.backend, cores, memory)
+            self.build.start(self.wish, parallel, self.params["ccache_gib"])
+
+    def made(self, name: str) -> Release:
+        """The release, of a build that has ended."""
         if self.build.state(name) != "built":
             raise ReleaseError(self.build.failure())
         staged = self.releases.stage(name)
         stamp = {**self.params["stamp"], **self.build.collect(self.wish, staged)}
         release = self.releases.add(name, staged, stamp, self.wish.number)
         self.build.clean()
-        return self.result(release, changed=True)
-
-    def start(self) -> None:
-        cores, memory = this_machine()
-        parallel = self.params["jobs"] or jobs(self.wish.backend, cores, memory)
-        os.makedirs(self.build.folder, mode=0o755, exist_ok=True)
-        self.build.start(self.wish, parallel, self.params["ccache_gib"])
+        return release
 
     def ended(self, seconds: int) -> bool:
         """Wait for the end of the build, so long."""

@@ -122,6 +122,7 @@ free_mib:
   returned: always
 """
 
+import contextlib
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -133,6 +134,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases i
     Release,
     ReleaseError,
     Releases,
+    alone,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_sources import unpack, verify
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import runner
@@ -267,12 +269,19 @@ def main() -> None:
         required_by={"archive": ("name", "checksum"), "server": "name"},
         supports_check_mode=True,
     )
-    release = LlamaCppRelease(module)
-    try:
-        release.run()
-    except (ReleaseError, OSError) as error:
-        module.fail_json(msg=str(error), **release.result())
-    module.exit_json(**release.result())
+    with contextlib.ExitStack() as lock:
+        if not module.check_mode and (module.params["name"] or module.params["keep"] is not None):
+            try:
+                os.makedirs(module.params["root"], mode=0o755, exist_ok=True)
+                lock.enter_context(alone(module.params["root"]))
+            except (ReleaseError, OSError) as error:
+                module.fail_json(msg=str(error))
+        release = LlamaCppRelease(module)
+        try:
+            release.run()
+        except (ReleaseError, OSError) as error:
+            module.fail_json(msg=str(error), **release.result())
+        module.exit_json(**release.result())
 
 
 if __name__ == "__main__":

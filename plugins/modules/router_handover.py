@@ -95,9 +95,9 @@ paused_seconds:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import ReleaseError, Releases
+from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import ReleaseError, Releases, alone
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import ARGUMENTS, EXCLUSIVE, RouterError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_handover import Handover, alone
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_handover import Handover
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_service import UNIT_ARGUMENTS, Convergence
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError, runner
 

@@ -81,6 +81,7 @@ answer:
 """
 
 import json
+import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
@@ -153,6 +154,10 @@ def main() -> None:
         RouterTrial(module).run()
     except (RouterError, UnitError) as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(
+            msg=f"room for the trial was wanted in {tempfile.gettempdir()}, {error.strerror}; mend that, then run again"
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ KEYS = "/etc/llama-router/api-keys"
 ROOT = "/opt/llama.cpp"
 ADDRESS = (f"{NETWORK}.120", 8012)
 BUSY = ["SmolLM2-135M-Instruct", "tiny-single"]
+# Playbooks run as an operator runs them, not with molecule's settings, and say each thing in one line without colours.
+PLAIN = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "ANSIBLE_NOCOLOR": "1",
+    "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+}
+
+
+def on_node(command: str) -> None:
+    subprocess.run([CHECKOUT / "tests/lab/lab", "ssh", command], check=True)
 
 
 class Guest:
@@ -48,9 +61,28 @@ class Guest:
         assert status == 200
         return sorted(model["id"] for model in json.loads(text)["data"] if model["status"]["value"] == "loaded")
 
+    def state(self) -> str:
+        """Everything that an update may change: links, releases, the running process, the records."""
+        paths = (
+            f"{ROOT} {ROOT}/releases /etc/llama-router /etc/systemd/system/llama-router.service /var/lib/llama-router"
+        )
+        return str(
+            self.host.check_output(f"ls -lA --time-style=full-iso {paths}; systemctl show llama-router -P MainPID")
+        )
+
+    def take_models_in(self) -> None:
+        """The models are in a bind mount, and a container with one can have no snapshot: copy them inside."""
+        self.host.check_output("cp -a /srv/models /root/models")
+        on_node("pct stop 120 && pct set 120 --delete mp1 && pct start 120")
+        for _second in range(60):
+            if self.host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"):
+                break
+            time.sleep(1)
+        self.host.check_output("rmdir /srv/models && mv /root/models /srv/models && systemctl restart llama-router")
+
     def playbook(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
         argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *more]
-        return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, env=PLAIN, check=False)
 
     def update(self, release: str, *more: str) -> subprocess.CompletedProcess[str]:
         return self.playbook("update", "--extra-vars", f"@{RELEASES}/{release}.yml", *more)
@@ -59,7 +91,9 @@ class Guest:
         """Begin it, and kill it without warning as soon as it comes to a task."""
         argv = ["ansible-playbook", "--inventory", str(INVENTORY), "playbooks/update.yml"]
         argv += ["--extra-vars", f"@{RELEASES}/{release}.yml"]
-        play = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, start_new_session=True)
+        play = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=PLAIN, start_new_session=True
+        )
         assert play.stdout
         came = any(line.startswith("TASK") and task in line for line in play.stdout)
         os.killpg(play.pid, signal.SIGKILL)

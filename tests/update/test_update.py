@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from conftest import BUSY, ROOT, Guest
@@ -30,6 +31,14 @@ def test_nobody_notices_an_update(guest: Guest) -> None:
     assert guest.loaded() == sorted(BUSY)
     again = guest.update("second")
     assert "changed=0 " in again.stdout, again.stdout
+
+
+def test_what_an_update_would_do_changes_nothing(guest: Guest) -> None:
+    before = guest.state()
+    told = guest.update("third", "--check", "--diff")
+    assert told.returncode == 0, told.stdout
+    assert "+b20003-archive-" in told.stdout
+    assert guest.state() == before
 
 
 @pytest.mark.parametrize(
@@ -117,3 +126,21 @@ def test_a_full_disk_while_the_release_is_made(guest: Guest, room: str, words: s
     assert guest.link("current") == before
     assert guest.host.check_output("systemctl show llama-router -P MainPID") == serving
     assert guest.loaded() == sorted(BUSY)
+
+
+@long
+def test_back_to_a_snapshot_by_name(guest: Guest) -> None:
+    guest.take_models_in()
+    guest.load(*BUSY)
+    before = guest.link("current")
+    done = guest.update("third" if before.startswith("b20002-") else "second")
+    assert done.returncode == 0, done.stdout
+    assert guest.link("current") != before
+    made = re.search(r"llama: snapshot (update-[0-9]+-[0-9]+)", done.stdout)
+    assert made, done.stdout
+    assert f"Snapshots: {made[1]}" in guest.playbook("rollback").stdout
+    done = guest.playbook("rollback", "--extra-vars", f"llamacpp_back_to={made[1]}")
+    assert done.returncode == 0, done.stdout
+    assert f"is what it was at {made[1]}: build " in done.stdout
+    assert guest.link("current") == before
+    guest.load(*BUSY)

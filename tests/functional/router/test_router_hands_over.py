@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -220,18 +221,36 @@ def test_a_build_that_kills_busy_models_is_found_out(guest: Guest) -> None:
     assert guest.hand_over(state="reverted")["after"] == "first"
 
 
-def test_a_full_disk(guest: Guest, tmp_path: Path) -> None:
-    """Where the models to load again are to be remembered: nothing was stopped yet."""
+@contextlib.contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_where_the_links_are(guest: Guest, tmp_path: Path) -> None:
+    pid = guest.host.pid()
+    with small_disk(tmp_path / "small", "nr_inodes=100") as small:
+        subprocess.run(["cp", "-a", f"{guest.root}/.", str(small)], check=True)
+        with contextlib.suppress(OSError):
+            for number in range(100):
+                (small / str(number)).touch()
+        failed = guest.hand_over("second", root=str(small))
+        assert "/.fallback.new was wanted written, No space left on device" in failed["msg"]
+        assert sorted(path.name for path in small.iterdir() if path.is_symlink()) == ["current"]
+    assert guest.host.pid() == pid
+
+
+def test_a_full_disk_where_the_models_are_remembered(guest: Guest, tmp_path: Path) -> None:
+    """Those to load again: nothing was stopped yet."""
     guest.host.load("alpha")
     pid = guest.host.pid()
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "small", str(small)], check=True)
-    try:
+    with small_disk(tmp_path / "small", "size=4k") as small:
         (small / "filler").write_bytes(b"x" * 4096)
         failed = guest.hand_over("second", pending=str(small / "pending.json"))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
     assert "No space left on device" in failed["msg"]
     assert "first serves again" in failed["msg"]
     assert (guest.link("current"), guest.link("fallback"), guest.host.pid()) == ("first", None, pid)

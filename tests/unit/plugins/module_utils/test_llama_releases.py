@@ -13,7 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import ReleaseError, Releases, prove
+from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
+    FALLBACK,
+    ReleaseError,
+    Releases,
+    prove,
+)
 
 STARTS = "echo 'version: 0.6.0-dev (build {build}, commit abc)' >&2"
 
@@ -228,3 +233,22 @@ def test_the_previous_one_can_go_and_its_link_goes_too(releases: Releases) -> No
     assert sorted(os.listdir(releases.root)) == ["current", "releases"]
     with pytest.raises(ReleaseError, match="is the current one"):
         releases.remove(releases.all()[0])
+
+
+def test_what_an_interrupted_update_goes_back_to_is_kept(releases: Releases) -> None:
+    for name in ("b1", "b2", "b3"):
+        add(releases, name)
+        releases.switch(name)
+    releases.link(FALLBACK, "b1")
+    assert releases.doomed(1) == []
+    with pytest.raises(ReleaseError, match="b1 is what an interrupted update goes back to"):
+        releases.remove(releases.all()[2])
+
+
+def test_what_was_left_half_taken_away_goes_with_the_next(releases: Releases) -> None:
+    for name in ("b1", "b2"):
+        add(releases, name)
+    for name in ("b0", "b2"):
+        Path(releases.folder, f".old-{name}", "bin").mkdir(parents=True)
+    releases.remove(releases.all()[0])
+    assert os.listdir(releases.folder) == ["b1"]

@@ -78,6 +78,15 @@ def test_new_connections_wait_and_then_go_to_the_new_server(hold: PortHold, migr
     waiting.close()
 
 
+def test_it_can_be_given_back_to_the_old_server_and_taken_again(hold: PortHold) -> None:
+    with listen() as old:
+        for _time in range(2):
+            hold.take(1)
+            assert reaches(old) == 0
+            hold.give()
+            assert reaches(old) == 20
+
+
 def test_a_server_that_does_not_share_its_port(hold: PortHold, migrate: Path) -> None:
     with listen(shared=False) as old:
         with pytest.raises(HoldError, match="does not share its port"):
