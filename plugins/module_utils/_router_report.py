@@ -11,8 +11,8 @@ The report, in MiB, seconds and seconds since the epoch; null is what is not kno
 - verdict: healthy, degraded (it serves, and something is to be mended) or down; reasons: why, one sentence each
 - unit: name, state, sub, enabled, since, restarts, memory_mib, errors (its last ones, without their times)
 - router: url, up, reason (why not), role, build, limit, autoload, loaded (the ids that hold a slot)
-- models: one each, by id: id, aliases, status, failed, exit_code, source, ctx_size, pinned, port, planned (whether it is
-  in the plan), memory (device, planned_mib, used_mib; used by its own log's word, as long as it runs), offloaded,
+- models: one each, by id: id, aliases, status, failed, exit_code, source, ctx_size, pinned, port, planned (whether the
+  plan has it), memory (device, planned_mib, used_mib; used by its own log's word, as long as it runs), offloaded,
   layers, on_cpu (whether layers of it lie on the CPU that were planned on a device)
 - devices: those of the plan, name, total_mib, usable_mib, used_mib (the running models'; planned if the log is silent)
 - gpus, driver: as nvidia-smi and the files of the kernel module tell
@@ -108,8 +108,13 @@ def errors_in(log: Sequence[str], state: str) -> list[str]:
     """The last errors of a running unit; the last words of one that does not run."""
     if state not in ("active", "reloading", "refreshing"):
         return list(log[-ERRORS:])
-    found = (_ERROR.fullmatch(line) for line in log)
-    return [line[1] for line in found if line][-ERRORS:]
+    return [error for error in map(error_of, log) if error][-ERRORS:]
+
+
+def error_of(line: str) -> str | None:
+    """What a line of llama-server's log complains of, without its time."""
+    found = _ERROR.fullmatch(line) if " E " in line else None
+    return found[1] if found else None
 
 
 def loads_in(log: Iterable[str], models: Iterable[Model]) -> dict[str, _offload.Offload]:

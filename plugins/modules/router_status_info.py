@@ -11,8 +11,10 @@ short_description: Whether a router, its models and its machine do what they sho
 version_added: 0.1.0
 author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
-  - Looks at the unit, the router, each model beside the plan, the GPUs and their driver, memory and disk, and says what is to be mended.
-  - What the command C(llama-router-status), the exporter and its page say comes from the same place. It neither loads nor wakes a model.
+  - Looks at the unit, the router, each model beside the plan, the GPUs and their driver, memory and disk, and says
+    what is to be mended.
+  - What the command C(llama-router-status), the exporter and its page say comes from the same place. It neither loads
+    nor wakes a model.
   - A router that is down is an answer, not an error.
 options:
   name:
@@ -66,7 +68,8 @@ report:
       type: list
       elements: str
     unit:
-      description: C(name), C(state), C(sub), C(enabled), C(since), C(restarts), C(memory_mib) and C(errors), its last ones.
+      description:
+        - C(name), C(state), C(sub), C(enabled), C(since), C(restarts), C(memory_mib) and C(errors), its last ones.
       type: dict
     router:
       description: C(url), C(up), C(reason) (why it is not), C(role), C(build), C(limit), C(autoload), C(loaded).
@@ -108,7 +111,9 @@ report:
           description: Whether the plan has it.
           type: bool
         memory:
-          description: What it takes on each device and the host, C(device), C(planned_mib) and C(used_mib), which its log tells while it runs.
+          description:
+            - What it takes of each device and of the host, C(device), C(planned_mib), and C(used_mib) by its own log
+              as long as it runs.
           type: list
           elements: dict
         offloaded:
@@ -121,11 +126,11 @@ report:
           description: Whether layers lie on the CPU that were planned on a device.
           type: bool
     devices:
-      description: The plan's devices, C(name), C(total_mib), C(usable_mib) and C(used_mib), which is what the running models take.
+      description: The plan's devices, C(name), C(total_mib), C(usable_mib), and C(used_mib) by the running models.
       type: list
       elements: dict
     gpus:
-      description: The GPUs as nvidia-smi shows them, memory, utilization, temperature, power, and what holds their clocks down.
+      description: The GPUs by nvidia-smi, their memory, utilization, temperature, power, what holds their clocks down.
       type: list
       elements: dict
     driver:
