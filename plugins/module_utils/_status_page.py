@@ -35,7 +35,8 @@ h1 { font-size: 1.35rem; margin: 0; } h2 { font-size: 1rem; margin: 1.6rem 0 .6r
 ul { margin: .6rem 0; padding: .6rem .8rem; list-style: none; border-left: 3px solid currentColor;
   background: var(--card); border-radius: 4px; } ul:empty { display: none; } li { overflow-wrap: anywhere; }
 .grid { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem; min-width: 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem;
+  min-width: 0; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: .6rem; }
 .head strong { overflow-wrap: anywhere; }
 .row { display: flex; justify-content: space-between; gap: .8rem; margin-top: .45rem; font-size: .87rem; }
@@ -179,8 +180,8 @@ function draw(report) {
   fill("machine", machine(report));
   fill("events", report.events.slice(0, 20).map(happened));
   fill("errors", report.unit.errors.map(error => make("li", "", error)));
-  id("foot").textContent = "As of " + new Date(report.at * 1000).toLocaleTimeString() + ", again every " + SECONDS + " s."
-    + (report.watch.journal ? "" : " The journal cannot be read: memory, evictions and answers are not known.");
+  id("foot").textContent = "As of " + new Date(report.at * 1000).toLocaleTimeString() + ", again every " + SECONDS
+    + " s." + (report.watch.journal ? "" : " The journal cannot be read: no memory, evictions, answers are known.");
 }
 async function again() {
   try {
