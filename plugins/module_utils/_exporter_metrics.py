@@ -93,8 +93,11 @@ def _router(report: Mapping[str, Any]) -> Iterator[Family]:
     yield _one("models_running", "Models that hold a slot, also while they sleep.", len(router["loaded"]))
     usable = sum(not row["failed"] for row in report["models"])
     yield _one("models_usable", "Models whose last process did not fail.", usable)
-    yield _one("connections", "Clients' connections to the router, idle ones too.", report["connections"])
-    yield _one("answering", "Answers under way.", report["answering"])
+    yield _one(
+        "connections",
+        "Clients' connections to the router, idle ones too, as of some seconds ago.",
+        report["connections"],
+    )
     yield _one(
         "unit_active", "Whether the router's unit is up.", unit["state"] in ("active", "reloading", "refreshing")
     )
@@ -131,6 +134,7 @@ def _models(report: Mapping[str, Any]) -> Iterator[Family]:
     yield each("loads", "Loads that came to their end.", "loads", "counter")
     yield each("load_seconds", "Time of all loads.", "load_seconds_total", "counter")
     yield each("last_load_seconds", "Time of the last load.", "load_seconds")
+    yield each("wakes", "Times that a request woke it.", "wakes", "counter")
     yield each("evictions", "Times that it made room for another model.", "evictions", "counter")
     yield each("answers", "Answers that came to their end.", "answers", "counter")
     yield each("prompt_tokens", "Tokens read for answers, without those in the cache.", "prompt_tokens", "counter")

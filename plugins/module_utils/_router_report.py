@@ -25,7 +25,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _gpu_load, _nvidia, _offload
@@ -48,7 +48,7 @@ _UNIT = ("ActiveState", "SubState", "UnitFileState", "ActiveEnterTimestampMonoto
 
 def gather(places: Places, run: Run) -> dict[str, Any]:
     """The report, with one look at everything."""
-    router, models = router_of(places, run)
+    router, models = router_of(places.url, lambda: connect(places))
     unit = unit_of(run, places.unit)
     log = Unit(run, places.unit).journal(unit["since"] or 0, lines=LINES, read=LINES)
     unit["errors"] = errors_in(log, unit["state"])
@@ -58,20 +58,20 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
 # --- the parts --------------------------------------------------------------------------------------------------
 
 
-def router_of(places: Places, run: Run) -> tuple[dict[str, Any], list[Model]]:
+def connect(places: Places) -> Client:
+    """A client with the first key; RouterError when there is none."""
+    return Client(places.url, read_key(places.keys), validate_certs=places.validate_certs)
+
+
+def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], list[Model]]:
     """What the router says of itself, and its models; `up` is false, with the reason, when it does not answer."""
     found: dict[str, Any] = dict.fromkeys(("reason", "role", "build", "limit", "autoload"))
-    found.update({"url": places.url, "up": False, "loaded": []})
+    found.update({"url": url, "up": False, "loaded": []})
     try:
-        client = Client(places.url, read_key(places.keys), validate_certs=places.validate_certs)
-        return ask(client, found)
+        asked = client()
+        props, models = asked.props(), asked.models()
     except RouterError as error:
         return {**found, "reason": str(error)}, []
-
-
-def ask(client: Client, found: Mapping[str, Any]) -> tuple[dict[str, Any], list[Model]]:
-    """The same of a client; RouterError when it does not answer."""
-    props, models = client.props(), client.models()
     told = {
         "up": True,
         "role": props["role"],

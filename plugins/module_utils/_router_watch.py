@@ -42,6 +42,7 @@ class History:
     loads: int = 0
     load_seconds: float | None = None
     load_seconds_total: float = 0.0
+    wakes: int = 0
     evictions: int = 0
     evicted: bool = False  # and its process has not ended yet
     failures: Counter[int] = field(default_factory=Counter)
@@ -103,16 +104,18 @@ class Watch:
                 return
             history = self._models.setdefault(name, History(since=self._clock()))
             status, now = str(data["status"]), self._clock()
-            if status == "loading" and history.status != "loading":
+            if status == "loading" and history.status == "sleeping":
+                history.wakes += 1
+                self._note(name, "woken")  # and it reads its file again, in the same process
+                history.loading_since = None
+            elif status == "loading" and history.status != "loading":
                 history.loading_since = now
                 self._note(name, "loading")
-            elif status == "loaded" and history.status == "loading":
+            elif status == "loaded" and history.status == "loading" and history.loading_since is not None:
                 history.loads += 1
-                history.load_seconds = now - (history.loading_since or now)
+                history.load_seconds = now - history.loading_since
                 history.load_seconds_total += history.load_seconds
                 self._note(name, "loaded", seconds=round(history.load_seconds, 3))
-            elif status == "loaded" and history.status == "sleeping":
-                self._note(name, "woken")
             elif status == "sleeping" and history.status != "sleeping":
                 self._note(name, "sleeping")
             elif status == "unloaded" and data.get("exit_code"):
@@ -168,6 +171,7 @@ class Watch:
                     "loads": history.loads,
                     "load_seconds": history.load_seconds,
                     "load_seconds_total": history.load_seconds_total,
+                    "wakes": history.wakes,
                     "evictions": history.evictions,
                     "failures": {str(code): count for code, count in history.failures.items()},
                     "answers": history.answers,

@@ -31,7 +31,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _router_report,
     _status_page,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, Refused, RouterError, read_key
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, Refused, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_watch import Watch
 
 PORT = 9836
@@ -49,6 +49,7 @@ class Source:
         self.watch = Watch()
         self._journal = journal
         self._machine: dict[str, Any] = {}
+        self._client: Client | None = None
         self._refused_since: float | None = None
 
     def start(self) -> None:
@@ -57,39 +58,37 @@ class Source:
             threading.Thread(target=work, daemon=True, name=work.__name__).start()
 
     def report(self) -> dict[str, Any]:
-        places, run = self.places, _router_places.run_here
-        router, models = _router_report.router_of(places, run)
-        plan = _router_report.plan_of(places.plan)
+        router, models = _router_report.router_of(self.places.url, self._connect)
+        plan = _router_report.plan_of(self.places.plan)
         machine = {**self._machine, "unit": dict(self._machine["unit"])}
         report = self.watch.tell(_router_report.report(router, models, machine, plan, self.watch.loads(models)))
-        return {**report, "host": socket.gethostname(), **self._connections(report)}
+        return {**report, "host": socket.gethostname()}
 
     def metrics(self) -> Iterable[_exporter_metrics.Family]:
         report = self.report()
         yield from _exporter_metrics.families(report)
         yield from _exporter_metrics.of_children(_exporter_metrics.ask_children(report))
 
+    def _connect(self) -> Client:
+        """The client, made once: its certificates take longer to read than the rest of a scrape."""
+        if self._client is None:
+            self._client = _router_report.connect(self.places)
+        return self._client
+
     @property
     def key_is_old(self) -> bool:
         return self._refused_since is not None and time.monotonic() - self._refused_since > KEY_SECONDS
-
-    def _connections(self, report: dict[str, Any]) -> dict[str, int]:
-        """Those of clients to the router, and those of answers under way, from the router to models' processes."""
-        router = int(self.places.url.rpartition(":")[2])
-        ports = {row["port"] for row in report["models"] if row["status"] in ("loading", "loaded", "sleeping")}
-        found = [connection.port for connection in _port_hold.connections() if connection.established]
-        mine = int(report["watch"]["events"])
-        return {
-            "connections": max(0, found.count(router) - mine),
-            "answering": sum(port in ports for port in found),
-        }
 
     # --- threads ---
 
     def _look(self) -> None:
         run = _router_places.run_here
         unit = _router_report.unit_of(run, self.places.unit)
-        self._machine = {**_router_report.host_of(self.places, run), "unit": unit}
+        port = int(self.places.url.rpartition(":")[2])
+        connections = sum(c.established and c.port == port for c in _port_hold.connections())
+        # Without its own one, on which it hears the router's events.
+        clients = max(0, connections - self.watch.events_up)
+        self._machine = {**_router_report.host_of(self.places, run), "unit": unit, "connections": clients}
 
     def _follow_machine(self) -> None:
         while True:
@@ -99,8 +98,7 @@ class Source:
     def _follow_events(self) -> None:
         while True:
             try:
-                places = self.places
-                client = Client(places.url, read_key(places.keys), validate_certs=places.validate_certs)
+                client = self._connect()
                 events = client.events(SILENCE)
                 self.watch.sync(client.models())
                 self._refused_since = None
@@ -209,12 +207,12 @@ class Server(ThreadingHTTPServer):
 
 def _library(source: Source) -> tuple[Any, Any, str]:
     """prometheus_client, with the source as a collector; and what the exporter itself takes."""
-    import prometheus_client
+    import prometheus_client.registry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     kinds = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
-    class Collector:
+    class Collector(prometheus_client.registry.Collector):
         def collect(self) -> Iterator[Any]:
             for family in source.metrics():
                 metric = kinds[family.kind](family.name, family.help)
