@@ -135,6 +135,7 @@ def _models(report: Mapping[str, Any]) -> Iterator[Family]:
     yield each("load_seconds", "Time of all loads.", "load_seconds_total", "counter")
     yield each("last_load_seconds", "Time of the last load.", "load_seconds")
     yield each("wakes", "Times that a request woke it.", "wakes", "counter")
+    yield each("queued", "Requests that had to wait until another model made room.", "queued", "counter")
     yield each("evictions", "Times that it made room for another model.", "evictions", "counter")
     yield each("answers", "Answers that came to their end.", "answers", "counter")
     yield each("prompt_tokens", "Tokens read for answers, without those in the cache.", "prompt_tokens", "counter")

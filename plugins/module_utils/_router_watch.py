@@ -27,7 +27,9 @@ EVENTS = 100  # are remembered
 LOAD_LINES = 2000  # of one load at the most
 _CHILD = re.compile(r"\[(\d+)\] (.*)")
 _SPAWN = re.compile(r"spawning server instance with name=(.+) on port (\d+)")
-_EVICT = re.compile(r"limit reached, removing LRU name=(.+)")
+# For a client that loads a model, and for a request that waits for one.
+_EVICT = re.compile(r"(?:removing|evicting idle) LRU name=(.+?)(?: for a queued request)?$")
+_QUEUE = re.compile(r"request for name=(.+) queued at position \d+$")
 _TOKENS = re.compile(r"\| +(prompt eval|eval|total) time = .* / +(\d+) tokens")
 
 
@@ -43,6 +45,7 @@ class History:
     load_seconds: float | None = None
     load_seconds_total: float = 0.0
     wakes: int = 0
+    queued: int = 0
     evictions: int = 0
     evicted: bool = False  # and its process has not ended yet
     failures: Counter[int] = field(default_factory=Counter)
@@ -73,7 +76,7 @@ class Watch:
         """The router's list, just after its events are heard (again): what was missed counts, but at the first time."""
         with self._lock:
             for model in models:
-                history = self._models.setdefault(model.id, History(since=self._clock()))
+                history = self._history(model.id)
                 if model.running:
                     self._names[model.port] = model.id
                 if self._known and model.running and (history.status not in RUNNING or history.port != model.port):
@@ -102,7 +105,7 @@ class Watch:
                 return
             if "status" not in data:
                 return
-            history = self._models.setdefault(name, History(since=self._clock()))
+            history = self._history(name)
             status, now = str(data["status"]), self._clock()
             if status == "loading" and history.status == "sleeping":
                 history.wakes += 1
@@ -134,14 +137,14 @@ class Watch:
             if child:
                 self._child(int(child[1]), child[2], at >= self.started)
                 return
-            spawned, evicted = _SPAWN.search(text), _EVICT.search(text)
+            spawned, queued, evicted = _SPAWN.search(text), _QUEUE.search(text), _EVICT.search(text)
             if spawned:
-                port = int(spawned[2])
-                self._names[port] = spawned[1]
-                self._models.setdefault(spawned[1], History(since=self._clock())).port = port
-                self._loads.pop(port, None)
+                self._names[int(spawned[2])] = spawned[1]
+                self._loads.pop(int(spawned[2]), None)
+            elif queued and at >= self.started:
+                self._history(queued[1]).queued += 1
             elif evicted and at >= self.started:
-                history = self._models.setdefault(evicted[1], History(since=self._clock()))
+                history = self._history(evicted[1])
                 history.evictions += 1
                 history.evicted = history.status in RUNNING
                 if not history.evicted:
@@ -172,6 +175,7 @@ class Watch:
                     "load_seconds": history.load_seconds,
                     "load_seconds_total": history.load_seconds_total,
                     "wakes": history.wakes,
+                    "queued": history.queued,
                     "evictions": history.evictions,
                     "failures": {str(code): count for code, count in history.failures.items()},
                     "answers": history.answers,
@@ -207,6 +211,9 @@ class Watch:
             history.predicted_tokens += int(tokens[2])
         else:
             history.answers += 1
+
+    def _history(self, name: str) -> History:
+        return self._models.setdefault(name, History(since=self._clock()))
 
     def _set(self, history: History, status: str) -> None:
         if history.status != status:
