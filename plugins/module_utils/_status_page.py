@@ -73,7 +73,8 @@ const CLASSES = { healthy: "good", degraded: "warn", down: "bad", loaded: "good"
   failed: "bad", evicted: "warn", woken: "good" };
 const id = name => document.getElementById(name);
 const number = value => Math.round(value).toLocaleString("en");
-const gib = mib => mib >= 10240 ? (mib / 1024).toFixed(1) + " GiB" : number(mib) + " MiB";
+const size = mib => mib >= 10240 ? (mib / 1024).toFixed(1) + " GiB" : number(mib) + " MiB";
+const share = (part, mib) => (mib >= 10240 ? (part / 1024).toFixed(1) : number(part)) + " of " + size(mib);
 function make(tag, classes, ...children) {
   const node = document.createElement(tag);
   if (classes) node.className = classes;
@@ -101,16 +102,14 @@ function bar(parts, mark) {  // parts: [share, class]; mark: where the plan ends
   return node;
 }
 function row(name, value) { return make("div", "row", make("span", "soft", name), make("span", "", value)); }
-function memory(entry, size) {
+function memory(entry, whole) {
   const used = entry.used_mib, planned = entry.planned_mib;
   if (!used && !planned) return [];
-  const whole = size || Math.max(used || 0, planned || 0), over = used && planned !== null && used > planned * 1.05;
-  const parts = [];
+  const over = used && planned !== null && used > planned * 1.05, parts = [];
   if (planned) parts.push([planned / whole, "plan"]);
   if (used) parts.push([used / whole, over ? "over" : ""]);
-  const share = used === null ? "planned " + gib(planned) : planned === null ? gib(used)
-    : number(used) + " of " + gib(planned);
-  return [row(entry.device, share), bar(parts)];
+  const words = used === null ? "planned " + size(planned) : planned === null ? size(used) : share(used, planned);
+  return [row(entry.device, words), bar(parts)];
 }
 function model(entry, sizes) {
   const status = entry.failed ? "failed" : entry.status, past = entry.history, notes = [];
@@ -131,12 +130,12 @@ function model(entry, sizes) {
 }
 function machine(report) {
   const cards = report.devices.map(device => make("div", "card", make("strong", "", device.name),
-    row("taken by models", number(device.used_mib) + " of " + gib(device.usable_mib)),
+    row("taken by models", share(device.used_mib, device.usable_mib)),
     bar([[device.used_mib / device.total_mib, device.used_mib > device.usable_mib ? "over" : ""]],
       device.usable_mib / device.total_mib)));
   for (const gpu of report.gpus) cards.push(make("div", "card",
     make("strong", "", "GPU " + gpu.index + " " + gpu.product),
-    row("memory", number(gpu.memory_used_mib) + " of " + gib(gpu.memory_total_mib)),
+    row("memory", share(gpu.memory_used_mib, gpu.memory_total_mib)),
     bar([[gpu.memory_used_mib / gpu.memory_total_mib, ""]]),
     gpu.utilization_percent === null ? "" : row("busy", gpu.utilization_percent + " %"),
     gpu.temperature_celsius === null ? "" : row("temperature", gpu.temperature_celsius + " °C"),
@@ -146,8 +145,8 @@ function machine(report) {
       : ""));
   const ram = report.memory, disk = report.disk, used = ram.total_mib - ram.available_mib;
   const box = make("div", "card", make("strong", "", "Guest"),
-    row("memory", number(used) + " of " + gib(ram.total_mib)), bar([[used / ram.total_mib, ""]]));
-  if (disk.total_mib) box.append(row("models' disk", gib(disk.free_mib) + " free of " + gib(disk.total_mib)),
+    row("memory", share(used, ram.total_mib)), bar([[used / ram.total_mib, ""]]));
+  if (disk.total_mib) box.append(row("models' disk", size(disk.free_mib) + " free of " + size(disk.total_mib)),
     bar([[1 - disk.free_mib / disk.total_mib, disk.free_mib < disk.total_mib / 20 ? "over" : ""]]));
   if (report.driver.agree !== null) box.append(row("driver", report.driver.agree ? report.driver.kernel_version
     : report.driver.kernel_version + " and " + report.driver.library_version));
@@ -175,10 +174,11 @@ function draw(report) {
     + " models loaded, build " + router.build : report.unit.name + " is " + report.unit.state;
   id("reasons").className = CLASSES[report.verdict];
   fill("reasons", report.reasons.map(reason => make("li", "", reason)));
-  const sizes = Object.fromEntries(report.devices.map(device => [device.name, device.total_mib]));
+  const sizes = { host: report.memory.total_mib };
+  for (const device of report.devices) sizes[device.name] = device.total_mib;
   fill("models", report.models.map(entry => model(entry, sizes)));
   fill("machine", machine(report));
-  fill("events", report.events.slice(0, 20).map(happened));
+  fill("events", report.events.filter(event => event.what !== "loading").slice(0, 20).map(happened));
   fill("errors", report.unit.errors.map(error => make("li", "", error)));
   id("foot").textContent = "As of " + new Date(report.at * 1000).toLocaleTimeString() + ", again every " + SECONDS
     + " s." + (report.watch.journal ? "" : " The journal cannot be read: no memory, evictions, answers are known.");

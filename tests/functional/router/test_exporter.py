@@ -91,13 +91,15 @@ Start = Callable[..., "tuple[Server, Exporter]"]
 
 @pytest.fixture
 def start(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """start(*arguments of the router): the router and its exporter."""
+    """start(*arguments of the router, **options of the models): the router and its exporter."""
     monkeypatch.setenv("LLAMA_ARG_LOG_VERBOSITY", "4")
     started: list[Any] = []
 
-    def run(*args: str) -> tuple[Server, Exporter]:
+    def run(*args: str, **options: str) -> tuple[Server, Exporter]:
         presets = tmp_path / "models.ini"
-        presets.write_text("".join(section(name, models / f"{name}.gguf", ctx_size="512") for name in MODELS))
+        presets.write_text(
+            "".join(section(name, models / f"{name}.gguf", ctx_size="512", **options) for name in MODELS)
+        )
         server = Server(tmp_path, "--models-preset", str(presets), "--models-max", "2", "--metrics", *args)
         server.__enter__()
         started.append(server)
@@ -248,7 +250,7 @@ def test_the_page_in_its_states(start: Start, tmp_path: Path, models: Path) -> N
     ports = [free_port(), free_port()]
     browser = Browser(tmp_path)
     with cards(ports, [900, 900]):
-        server, exporter = start("--rpc", ",".join(f"127.0.0.1:{port}" for port in ports))
+        server, exporter = start("--rpc", ",".join(f"127.0.0.1:{port}" for port in ports), tensor_split="1,1")
         page = exporter.url + "/"
         assert not re.search(r'(?:src|href|url)\s*[=(]\s*["\']?(?:https?:)?//', exporter.get("/"))
 
