@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 MIB = 1 << 20
 STATUSES = ("unloaded", "loading", "loaded", "sleeping")
+PROBLEMS = ("unreachable", "key", "certificate", "refused")
 VERDICTS = ("healthy", "degraded", "down")
 
 
@@ -84,6 +85,8 @@ def _one(name: str, help_: str, value: float | None, kind: str = "gauge", **labe
 def _router(report: Mapping[str, Any]) -> Iterator[Family]:
     router, unit, watch = report["router"], report["unit"], report["watch"]
     yield _one("up", "Whether the router answers as one.", router["up"])
+    problems = [({"problem": word}, float(word == router["problem"])) for word in PROBLEMS]
+    yield Family("llamacpp_problem", "gauge", "Why the router cannot be asked; one of them is 1 then.", problems)
     verdicts = [({"verdict": word}, float(word == report["verdict"])) for word in VERDICTS]
     yield Family("llamacpp_verdict", "gauge", "What the status command says; one of them is 1.", verdicts)
     if router["up"]:
@@ -135,7 +138,7 @@ def _models(report: Mapping[str, Any]) -> Iterator[Family]:
     yield each("load_seconds", "Time of all loads.", "load_seconds_total", "counter")
     yield each("last_load_seconds", "Time of the last load.", "load_seconds")
     yield each("wakes", "Times that a request woke it.", "wakes", "counter")
-    yield each("queued", "Requests that had to wait until another model made room.", "queued", "counter")
+    yield each("queued", "Requests that had to wait until it was loaded.", "queued", "counter")
     yield each("evictions", "Times that it made room for another model.", "evictions", "counter")
     yield each("answers", "Answers that came to their end.", "answers", "counter")
     yield each("prompt_tokens", "Tokens read for answers, without those in the cache.", "prompt_tokens", "counter")

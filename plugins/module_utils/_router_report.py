@@ -10,7 +10,8 @@ The report, in MiB, seconds and seconds since the epoch; null is what is not kno
 - at: when it was made
 - verdict: healthy, degraded (it serves, and something is to be mended) or down; reasons: why, one sentence each
 - unit: name, state, sub, enabled, since, restarts, memory_mib, errors (its last ones, without their times)
-- router: url, up, reason (why not), role, build, limit, autoload, loaded (the ids that hold a slot)
+- router: url, up, reason (why not), problem (the same in a word: unreachable, key, certificate, refused), role, build,
+  limit, autoload, loaded (the ids that hold a slot)
 - models: one each, by id: id, aliases, status, failed, exit_code, source, ctx_size, pinned, port, planned (whether the
   plan has it), memory (device, planned_mib, used_mib; used by its own log's word, as long as it runs), offloaded,
   layers, on_cpu (whether layers of it lie on the CPU that were planned on a device)
@@ -32,7 +33,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import _gpu_load,
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Model,
+    Refused,
     RouterError,
+    Unreachable,
     read_key,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places
@@ -65,13 +68,13 @@ def connect(places: Places) -> Client:
 
 def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], list[Model]]:
     """What the router says of itself, and its models; `up` is false, with the reason, when it does not answer."""
-    found: dict[str, Any] = dict.fromkeys(("reason", "role", "build", "limit", "autoload"))
+    found: dict[str, Any] = dict.fromkeys(("reason", "problem", "role", "build", "limit", "autoload"))
     found.update({"url": url, "up": False, "loaded": []})
     try:
         asked = client()
         props, models = asked.props(), asked.models()
     except RouterError as error:
-        return {**found, "reason": str(error)}, []
+        return {**found, "reason": str(error), "problem": _problem(error)}, []
     told = {
         "up": True,
         "role": props["role"],
@@ -81,6 +84,14 @@ def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], l
         "loaded": sorted(model.id for model in models if model.running),
     }
     return {**found, **told}, models
+
+
+def _problem(error: RouterError) -> str:
+    if isinstance(error, Refused):
+        return "key" if error.status == 401 else "refused"
+    if isinstance(error, Unreachable):
+        return "unreachable" if error.transient else "certificate"
+    return "key" if str(error).startswith("api_key") else "refused"
 
 
 def unit_of(run: Run, name: str) -> dict[str, Any]:

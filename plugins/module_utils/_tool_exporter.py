@@ -115,21 +115,23 @@ class Source:
             time.sleep(AGAIN)
 
     def _follow_journal(self) -> None:
-        last = 0.0
+        heard = 0.0
         while True:
-            with (
-                contextlib.suppress(OSError),
-                subprocess.Popen(
-                    self._journal, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-                ) as process,
-            ):
-                self.watch.journal_up = True
-                for at, text in _timed(process.stdout or ()):
-                    if at > last:
-                        last = at
-                        self.watch.line(text, at)
+            with contextlib.suppress(OSError):
+                heard = self._hear_journal(heard)
             self.watch.journal_up = False
             time.sleep(AGAIN)
+
+    def _hear_journal(self, heard: float) -> float:
+        """Until it ends, what came after this time: it begins with what was there before. Returns the last time."""
+        last = heard
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(self._journal, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+            self.watch.journal_up = True
+            for last, text in _timed(process.stdout or ()):
+                if last > heard:  # many lines have the same time
+                    self.watch.line(text, last)
+        return last
 
 
 def _timed(lines: Iterable[bytes]) -> Iterator[tuple[float, str]]:

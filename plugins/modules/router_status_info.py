@@ -72,7 +72,9 @@ report:
         - C(name), C(state), C(sub), C(enabled), C(since), C(restarts), C(memory_mib) and C(errors), its last ones.
       type: dict
     router:
-      description: C(url), C(up), C(reason) (why it is not), C(role), C(build), C(limit), C(autoload), C(loaded).
+      description: >-
+        C(url), C(up), C(reason) (why it is not), C(problem) (the same in a word), C(role), C(build), C(limit),
+        C(autoload), C(loaded).
       type: dict
     models:
       description: The models, by their ids.

@@ -8,6 +8,7 @@ What is in the file already is from before: it gets the time of the file's makin
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -30,5 +31,8 @@ with log.open(errors="replace") as file:
         elif not read.endswith("\n"):
             rest += read
         else:
-            print(f"{at or time.time():.6f} host llama-server[1]: {rest}{read}", end="", flush=True)
+            # Lines that are written together have the same time.
+            print(
+                f"{at or math.ceil(time.time() * 10) / 10:.6f} host llama-server[1]: {rest}{read}", end="", flush=True
+            )
             rest = ""

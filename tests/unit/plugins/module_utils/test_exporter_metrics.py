@@ -49,7 +49,7 @@ MODEL: dict[str, Any] = {
 }
 REPORT: dict[str, Any] = {
     "verdict": "degraded",
-    "router": {"up": True, "role": "router", "build": "b11669", "limit": 2, "loaded": ["a"]},
+    "router": {"up": True, "problem": None, "role": "router", "build": "b11669", "limit": 2, "loaded": ["a"]},
     "unit": {"state": "active", "restarts": 1, "since": 1_700_000_000, "memory_mib": 812},
     "models": [MODEL],
     "devices": [{"name": "CUDA0", "total_mib": 24576, "usable_mib": 23552, "used_mib": 4700.0}],
@@ -77,6 +77,7 @@ GPU = {"gpu": "0", "uuid": "GPU-1", "product": "RTX 3090"}
 # Every metric, with the samples that the report above makes of it.
 EXPECTED: dict[str, list[tuple[dict[str, str], float]]] = {
     "up": [({}, 1)],
+    "problem": [({"problem": word}, 0) for word in ("unreachable", "key", "certificate", "refused")],
     "verdict": [({"verdict": "healthy"}, 0), ({"verdict": "degraded"}, 1), ({"verdict": "down"}, 0)],
     "build_info": [({"build": "b11669", "role": "router"}, 1)],
     "models_max": [({}, 2)],
@@ -154,11 +155,12 @@ def test_there_is_no_other_metric_and_each_has_its_words() -> None:
 def test_what_is_not_known_is_not_told() -> None:
     nothing = {**REPORT["driver"], "kernel_version": None, "agree": None}
     down = {**REPORT, "models": [], "gpus": [], "devices": [], "driver": nothing}
-    down["router"] = {"up": False, "limit": None, "loaded": []}
+    down["router"] = {"up": False, "problem": "key", "limit": None, "loaded": []}
     down["unit"] = {"state": "failed", "restarts": None, "since": None, "memory_mib": None}
     down["disk"] = {"path": "/m", "total_mib": None, "free_mib": None}
     found = {family.name: family.samples for family in families(down)}
     assert found["llamacpp_up"] == [({}, 0.0)]
+    assert ({"problem": "key"}, 1.0) in found["llamacpp_problem"]
     assert found["llamacpp_unit_active"] == [({}, 0.0)]
     for name in (
         "build_info",

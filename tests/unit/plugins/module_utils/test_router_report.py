@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_report
 from ansible_collections.homelab.llamacpp.plugins.module_utils._offload import Offload
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
+    Model,
+    Refused,
+    RouterError,
+    Unreachable,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places, of_unit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import (
     disk_of,
@@ -272,12 +277,24 @@ def test_memory_and_disk(tmp_path: Path) -> None:
     assert disk_of(str(tmp_path / "no"))["total_mib"] is None
 
 
-def test_a_router_that_cannot_be_asked() -> None:
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RouterError("api_key_file: the first key"), "key"),
+        (Refused("it wants a key", 401, "no"), "key"),
+        (Refused("busy", 500, "no"), "refused"),
+        (Unreachable("nothing listens", transient=True), "unreachable"),
+        (Unreachable("its certificate is not trusted", transient=False), "certificate"),
+        (RouterError("a router was wanted"), "refused"),
+    ],
+)
+def test_a_router_that_cannot_be_asked(error: RouterError, problem: str) -> None:
     def client() -> Any:
-        raise RouterError("the key is gone")
+        raise error
 
     found, models = router_of("http://x", client)
-    assert (found["up"], found["reason"], found["loaded"], models) == (False, "the key is gone", [], [])
+    assert (found["up"], found["reason"], found["loaded"], models) == (False, str(error), [], [])
+    assert found["problem"] == problem
 
 
 def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
