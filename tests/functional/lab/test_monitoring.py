@@ -35,11 +35,12 @@ NETWORK = SETTINGS.address.rpartition(".")[0]
 SECONDS = float(os.environ.get("MONITORING_SECONDS", "30"))
 MODELS = ["alpha", "beta", "gamma"]
 LIMIT = 2
-PROMETHEUS = """global: {scrape_interval: 1s}
-scrape_configs:
-  - job_name: llamacpp
-    static_configs: [{targets: ["127.0.0.1:9836"]}]
-"""
+ALERTS = ROOT / "tests/prometheus/alerts.yml"
+PROMETHEUS = {
+    "llama_monitoring_prometheus_install": True,
+    "llama_monitoring_prometheus_targets": ["127.0.0.1:9836"],
+    "llama_monitoring_prometheus_interval": "1s",
+}
 
 
 def on_node(command: str, data: bytes = b"", check: bool = True) -> str:
@@ -88,8 +89,8 @@ class Guest:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def role(self, **variables: Any) -> str:
-        role = {"name": "homelab.llamacpp.llama_monitoring"}
+    def role(self, entry: str = "main", **variables: Any) -> str:
+        role = {"name": "homelab.llamacpp.llama_monitoring", "tasks_from": entry}
         play = {"hosts": "watched", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}
         (self.folder / "role.yml").write_text(yaml.safe_dump([play]))
         return self.play(self.folder / "role.yml", "-e", json.dumps(variables))
@@ -109,6 +110,11 @@ class Guest:
         return {entry["metric"].get("model", ""): float(entry["value"][1]) for entry in answer["data"]["result"]}
 
 
+QUERIES = """import json, urllib.parse, urllib.request
+def ask(queries):
+    base = "http://127.0.0.1:9090/api/v1/query?query="
+    return [len(json.load(urllib.request.urlopen(base + urllib.parse.quote(q)))["data"]["result"]) for q in queries]
+"""
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
 
 
@@ -163,11 +169,8 @@ def test_the_command_and_the_playbook_say_the_same(guest: Guest) -> None:
 
 def test_prometheus_counts_what_a_client_did(guest: Guest) -> None:
     """Each load, eviction, answer and token, though models come and go between two scrapes."""
-    apt = (
-        "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus"
-    )
-    guest.run(f"{{ {apt}; }} >/dev/null 2>&1")
-    guest.run("cat >/etc/prometheus/prometheus.yml && systemctl restart prometheus", PROMETHEUS.encode())
+    guest.role("prometheus", **PROMETHEUS)
+    assert changed(guest.role("prometheus", **PROMETHEUS)) == 0
     client = Path(__file__).with_name("monitored_client.py").read_bytes()
     did = json.loads(guest.run(f"python3 - {SECONDS} {LIMIT} {' '.join(MODELS)}", client))
     assert sum(did["evictions"].values()) > SECONDS / 10
@@ -180,6 +183,27 @@ def test_prometheus_counts_what_a_client_did(guest: Guest) -> None:
     assert set(guest.query("llamacpp:tokens_predicted_total")) == set(
         guest.query("llamacpp_model_status{status='loaded'} == 1")
     )
+
+
+def test_every_alert_fires_and_clears_and_says_what_to_do(guest: Guest) -> None:
+    rules = yaml.safe_load(guest.run("cat /etc/prometheus/llamacpp.rules.yml"))["groups"][0]["rules"]
+    alerts = {rule["alert"] for rule in rules}
+    tests = yaml.safe_load(ALERTS.read_text())["tests"]
+    cases = [(case["alertname"], bool(case["exp_alerts"])) for test in tests for case in test["alert_rule_test"]]
+    assert set(cases) == {(alert, fires) for alert in alerts for fires in (True, False)}
+    guest.run(
+        "cat >/etc/prometheus/alerts.yml && cd /etc/prometheus && promtool test rules alerts.yml", ALERTS.read_bytes()
+    )
+    assert alerts == set(re.findall(r"^\| (Llamacpp\w+) \|", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE))
+
+
+def test_prometheus_understands_the_dashboard(guest: Guest) -> None:
+    dashboard = json.loads((ROOT / "roles/llama_monitoring/files/llamacpp.dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries = [ask.replace("$instance", ".+").replace("$__rate_interval", "1m") for ask in asked]
+    found = json.loads(guest.run("python3 - ", (QUERIES + f"print(json.dumps(ask({queries!r})))").encode()))
+    empty = [ask for ask, series in zip(asked, found, strict=True) if not series]
+    assert all("gpu" in ask or "failures" in ask or "on_cpu" in ask for ask in empty), empty
 
 
 def test_what_a_model_takes_is_what_was_planned(guest: Guest) -> None:
@@ -202,6 +226,11 @@ def test_a_killed_model_is_a_failure_with_its_code(guest: Guest) -> None:
     assert len(failures) == 1, guest.metrics()
     assert int(failures[0][0]) != 0
     assert "degraded" in guest.run("llama-router-status || test $? = 1")
+    for _try in range(20):
+        if failures[0][1] in guest.query("ALERTS{alertname='LlamacppModelFailed', alertstate='firing'}"):
+            return
+        time.sleep(1)
+    pytest.fail("no alert")
 
 
 def test_a_router_that_is_down_is_told_of(guest: Guest) -> None:

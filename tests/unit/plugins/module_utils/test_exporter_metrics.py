@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import http.server
+import json
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,3 +258,38 @@ def test_the_page_needs_nothing_of_others() -> None:
     assert "innerHTML" not in PAGE
     assert "http://" not in PAGE
     assert "https://" not in PAGE
+
+
+# --- the dashboard ----------------------------------------------------------------------------------------------
+
+ROLE = Path(__file__).resolve().parents[4] / "roles" / "llama_monitoring"
+DASHBOARD = json.loads((ROLE / "files" / "llamacpp.dashboard.json").read_text(encoding="utf-8"))
+RULES = (ROLE / "templates" / "llamacpp.rules.yml.j2").read_text(encoding="utf-8")
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_there_are() -> None:
+    texts = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    asked = set(re.findall(r"\bllamacpp_\w+", " ".join([*texts, *re.findall(r"expr: (.*(?:\n {10,}.*)*)", RULES)])))
+    assert asked <= {f"llamacpp_{name}" for name in EXPECTED}
+    assert len(asked) > 30
+
+
+def test_the_dashboards_panels_stand_side_by_side() -> None:
+    """Grafana's own rules for a panel: an id, a place in 24 columns, a data source, targets with ids of their own."""
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(references) == len(set(references)) > 0
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
