@@ -213,8 +213,9 @@ def test_what_a_model_takes_is_what_was_planned(guest: Guest) -> None:
     for model in running:
         memory = {entry["device"]: entry for entry in model["memory"]}
         assert set(memory) == {"RPC0", "RPC1", "host"}
-        for device in ("RPC0", "RPC1"):
-            assert memory[device]["used_mib"] == pytest.approx(memory[device]["planned_mib"], rel=0.05, abs=0.5)
+        assert memory["RPC0"]["used_mib"] == pytest.approx(memory["RPC0"]["planned_mib"], rel=0.05)
+        # The plan bounds the scratch of a second device from above, for a toy by far.
+        assert 0 < memory["RPC1"]["used_mib"] < memory["RPC1"]["planned_mib"]
         assert model["on_cpu"] is False
 
 
