@@ -126,7 +126,9 @@ class Source:
         """Until it ends, what came after this time: it begins with what was there before. Returns the last time."""
         last = heard
         quiet = subprocess.DEVNULL
-        with subprocess.Popen(self._journal, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+        with subprocess.Popen(  # pylint: disable=ansible-bad-function
+            self._journal, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
+        ) as process:
             self.watch.journal_up = True
             for last, text in _timed(process.stdout or ()):
                 if last > heard:  # many lines have the same time
@@ -253,17 +255,18 @@ def main(argv: list[str]) -> int:
     try:
         server = Server(options.address, options.port, source, options.allow)
     except ImportError:
-        print(
-            "llama-router-exporter: its library is missing: apt-get install python3-prometheus-client", file=sys.stderr
-        )
-        return 1
+        return _failed("its library is missing: apt-get install python3-prometheus-client")
     except (OSError, ValueError) as error:
-        print(f"llama-router-exporter: {options.address} port {options.port}: {error}", file=sys.stderr)
-        return 1
+        return _failed(f"{options.address} port {options.port}: {error}")
     source.start()
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     return 0
+
+
+def _failed(reason: str) -> int:
+    sys.stderr.write(f"llama-router-exporter: {reason}\n")
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

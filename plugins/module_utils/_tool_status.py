@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     given = {name: value for name, value in vars(options).items() if name in PLACES and value}
     places = dataclasses.replace(places, **given)
     if os.geteuid() != 0 and not os.access(places.keys, os.R_OK):
-        print(f"llama-router-status: the key in {places.keys} is for root to read: run it with sudo", file=sys.stderr)
+        sys.stderr.write(f"llama-router-status: the key in {places.keys} is for root to read: run it with sudo\n")
         return EXITS["down"]
     try:
         while True:
@@ -44,10 +44,13 @@ PLACES = ("url", "keys", "plan", "models")
 
 def _show(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(report, indent=None if options.watch else 2), flush=True)
-        return
-    text = "\n".join(_router_table.lines_of(report))
-    print(CLEAR + text if options.watch and sys.stdout.isatty() else text, flush=True)
+        text = json.dumps(report, indent=None if options.watch else 2)
+    else:
+        text = "\n".join(_router_table.lines_of(report))
+        if options.watch and sys.stdout.isatty():
+            text = CLEAR + text
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
