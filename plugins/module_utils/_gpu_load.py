@@ -21,8 +21,10 @@ FIELDS = {
     "temperature.gpu": "temperature_celsius",
     "power.draw": "power_watts",
     "power.limit": "power_limit_watts",
-    "clocks_throttle_reasons.active": "throttling",
 }
+# The last field has its first name since driver 535, and before it had the second.
+THROTTLING = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+UNKNOWN_FIELD = 2  # nvidia-smi's exit status
 # Bits of the last field that mean a clock held down; the others are idleness and clocks set by hand.
 THROTTLES = {
     0x04: "power limit",
@@ -38,7 +40,7 @@ def load_of(text: str) -> list[dict[str, Any]]:
     gpus = []
     for line in text.splitlines():
         words = [word.strip() for word in line.split(",")]
-        if len(words) != len(FIELDS) or not words[0].isdigit():
+        if len(words) != len(FIELDS) + 1 or not words[0].isdigit():
             continue
         gpu: dict[str, Any] = {name: number_of(word) for name, word in zip(FIELDS.values(), words)}
         gpu["uuid"], gpu["product"] = words[1], words[2]
@@ -49,8 +51,11 @@ def load_of(text: str) -> list[dict[str, Any]]:
 
 def look(run: Run) -> list[dict[str, Any]]:
     """The GPUs now; none where nvidia-smi does not answer, whose reason `_nvidia` tells."""
-    query = f"--query-gpu={','.join(FIELDS)}"
-    status, output, _errors = run(["timeout", str(SMI_SECONDS), "nvidia-smi", query, "--format=csv,noheader,nounits"])
+    for last in THROTTLING:
+        query = [f"--query-gpu={','.join([*FIELDS, last])}", "--format=csv,noheader,nounits"]
+        status, output, _errors = run(["timeout", str(SMI_SECONDS), "nvidia-smi", *query])
+        if status != UNKNOWN_FIELD:
+            break
     return load_of(output) if status == 0 else []
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -258,10 +259,17 @@ def main(argv: list[str]) -> int:
         return _failed("its library is missing: apt-get install python3-prometheus-client")
     except (OSError, ValueError) as error:
         return _failed(f"{options.address} port {options.port}: {error}")
+    threading.excepthook = _end
     source.start()
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     return 0
+
+
+def _end(broken: threading.ExceptHookArgs) -> None:
+    """A stream that nobody follows any more would be silence: systemd starts the service again."""
+    traceback.print_exception(broken.exc_type, broken.exc_value, broken.exc_traceback)
+    os._exit(1)
 
 
 def _failed(reason: str) -> int:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gpu_load import load_of, look
 
@@ -42,6 +44,15 @@ def test_two_cards() -> None:
 )
 def test_what_holds_a_clock_down(bits: str, reasons: list[str]) -> None:
     assert load_of(SHOWN.format(bits))[1]["throttling"] == reasons
+
+
+def test_an_older_driver_calls_it_otherwise() -> None:
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        if "clocks_event" in argv[3]:
+            return 2, 'Field "clocks_event_reasons.active" is not a valid field to query.', ""
+        return 0, SHOWN.format("0x0000000000000004"), ""
+
+    assert [gpu["throttling"] for gpu in look(run)] == [None, ["power limit"]]
 
 
 def test_a_card_that_does_not_answer() -> None:
