@@ -36,11 +36,6 @@ SECONDS = float(os.environ.get("MONITORING_SECONDS", "30"))
 MODELS = ["alpha", "beta", "gamma"]
 LIMIT = 2
 ALERTS = ROOT / "tests/prometheus/alerts.yml"
-PROMETHEUS = {
-    "llama_monitoring_prometheus_install": True,
-    "llama_monitoring_prometheus_targets": ["127.0.0.1:9836"],
-    "llama_monitoring_prometheus_interval": "1s",
-}
 
 
 def on_node(command: str, data: bytes = b"", check: bool = True) -> str:
@@ -70,8 +65,12 @@ class Guest:
             ],
             "llama_router_models_max": LIMIT,
             "llamacpp_monitoring": True,
+            "llama_monitoring_host": "0.0.0.0",
+            "llama_monitoring_allow": [f"{NETWORK}.{VMID}/32"],
+            "llama_monitoring_prometheus_install": True,
+            "llama_monitoring_prometheus_interval": "1s",
         }
-        groups = {"llama_routers": {"hosts": {"watched": host}}}
+        groups = {"llama_routers": {"hosts": {"watched": host}}, "prometheus_servers": {"hosts": {"watched": {}}}}
         (folder / "hosts.yml").write_text(yaml.safe_dump(groups))
 
     def play(self, playbook: Path, *args: str) -> str:
@@ -89,8 +88,8 @@ class Guest:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def role(self, entry: str = "main", **variables: Any) -> str:
-        role = {"name": "homelab.llamacpp.llama_monitoring", "tasks_from": entry}
+    def role(self, **variables: Any) -> str:
+        role = {"name": "homelab.llamacpp.llama_monitoring"}
         play = {"hosts": "watched", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}
         (self.folder / "role.yml").write_text(yaml.safe_dump([play]))
         return self.play(self.folder / "role.yml", "-e", json.dumps(variables))
@@ -157,6 +156,11 @@ def test_the_exporter_has_no_rights_and_no_key_of_its_own(guest: Guest) -> None:
     assert "llama-router-exporter" in told
 
 
+def test_only_who_is_named_is_let_in(guest: Guest) -> None:
+    assert "403" in on_node(f"python3 -c '{FETCH}' http://{NETWORK}.{VMID}:9836/metrics", check=False)
+    assert "llamacpp_up 1.0" in guest.run(f'python3 -c "{FETCH}" http://{NETWORK}.{VMID}:9836/metrics')
+
+
 def test_the_command_and_the_playbook_say_the_same(guest: Guest) -> None:
     lines = guest.run("llama-router-status").splitlines()
     told = guest.play(ROOT / "playbooks/status.yml")
@@ -169,8 +173,8 @@ def test_the_command_and_the_playbook_say_the_same(guest: Guest) -> None:
 
 def test_prometheus_counts_what_a_client_did(guest: Guest) -> None:
     """Each load, eviction, answer and token, though models come and go between two scrapes."""
-    guest.role("prometheus", **PROMETHEUS)
-    assert changed(guest.role("prometheus", **PROMETHEUS)) == 0
+    guest.play(ROOT / "playbooks/prometheus.yml")
+    assert changed(guest.play(ROOT / "playbooks/prometheus.yml")) == 0
     client = Path(__file__).with_name("monitored_client.py").read_bytes()
     did = json.loads(guest.run(f"python3 - {SECONDS} {LIMIT} {' '.join(MODELS)}", client))
     assert sum(did["evictions"].values()) > SECONDS / 10

@@ -56,7 +56,18 @@ def test_it_ends_with_the_verdict(
 
 
 def test_where_things_are_can_be_said(asked: list[Places]) -> None:
-    words = "--unit none.service --url http://h:1 --api-key-file /k --plan /p --models-dir /m".split()
+    words = [
+        "--unit",
+        "none.service",
+        "--url",
+        "http://h:1",
+        "--api-key-file",
+        "/k",
+        "--plan",
+        "/p",
+        "--models-dir",
+        "/m",
+    ]
     _tool_status.main(words)
     assert asked == [Places("none.service", "http://h:1", "/k", "/p", "/m")]
 
