@@ -68,7 +68,7 @@ def test_where_things_are_can_be_said(asked: list[Places]) -> None:
         "--models-dir",
         "/m",
     ]
-    _tool_status.main(words)
+    _tool_status.main([*words, "--plan", "/p", "--models-dir", "/m"])
     assert asked == [Places("none.service", "http://h:1", "/k", "/p", "/m")]
 
 
