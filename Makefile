@@ -120,7 +120,7 @@ test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 
 	$(RUN) pytest -sv tests/cuda
 
 .PHONY: bench
-bench: bench-preset bench-gguf bench-plan bench-models bench-connection bench-site bench-update ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-connection bench-site bench-update ## All benchmarks
 
 .PHONY: test-model-file-long
 test-model-file-long: venv ## A download killed twenty times at random moments; the short form is in make functional
@@ -141,6 +141,14 @@ bench-models: venv ## model_file against `hf download` and get_url: time, CPU, a
 .PHONY: bench-plan
 bench-plan: venv ## The plan of 200 models
 	$(RUN) python tests/bench/plan.py
+
+.PHONY: bench-exporter
+bench-exporter: venv ## The CPU of a scrape with 50 models
+	$(RUN) python tests/bench/exporter.py
+
+.PHONY: test-monitoring
+test-monitoring: venv lab ## Ten minutes of load beside the real Prometheus; the short form is in make functional-lab
+	MONITORING_SECONDS=600 $(RUN) pytest -sv tests/functional/lab/test_monitoring.py
 
 .PHONY: fuzz-minute
 fuzz-minute: venv ## A minute of it

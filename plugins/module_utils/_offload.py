@@ -12,24 +12,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # The first line of a model's process; everything of an earlier process behind the same port comes before it.
-_BEGIN = re.compile(r"llama_server: initializing")
+BEGIN, LOADED = "llama_server: initializing", "llama_server: model loaded"
 _DEVICE = re.compile(r"  - ([A-Za-z]+\d+) +: (.+) \(\d+ MiB, \d+ MiB free\)")
 _LAYERS = re.compile(r"load_tensors: offloaded (\d+)/(\d+) layers to GPU")
-_BUFFER = re.compile(r"load_tensors: +(\S+) model buffer size = +([0-9.]+) MiB")
+# Weights, the KV cache of attention, recurrent state, results, scratch.
+_BUFFER = re.compile(r" (\S+) +(model|KV|RS|output|compute) buffer size = +([0-9.]+) MiB")
 # A device's own buffer: not CPU_Mapped, not CUDA_Host. Those of another machine are named by its address.
 _ON_DEVICE = re.compile(r"([A-Za-z]+\d+)(?:\[(.+)\])?")
+HOST = "host"  # where the rest lies
 
 
 @dataclass(frozen=True)
 class Offload:
-    """What a model's process said of its load. `weights` is MiB by device, as `--list-devices` names it."""
+    """What a model's process said of its load.
+
+    `weights` is MiB by device, as `--list-devices` names it; `memory` that of all its buffers, those of the HOST too.
+    """
 
     offloaded: int
     layers: int
     weights: dict[str, float]
+    memory: dict[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -39,13 +45,13 @@ class Offload:
 
 def read(log: Sequence[str]) -> Offload | None:
     """The latest load in a model's log; None when the log does not tell of one."""
-    start = max((at for at, line in enumerate(log) if _BEGIN.search(line)), default=None)
+    start = max((at for at, line in enumerate(log) if BEGIN in line), default=None)
     if start is None:
         return None
     addresses: dict[str, str] = {}
     layers: tuple[int, int] | None = None
     weights: dict[str, float] = {}
-    told = False
+    memory: dict[str, float] = {}
     for line in log[start:]:
         device, count, buffer = _DEVICE.search(line), _LAYERS.search(line), _BUFFER.search(line)
         if device:
@@ -53,14 +59,14 @@ def read(log: Sequence[str]) -> Offload | None:
         elif count and layers is None:  # a draft model's come after it
             layers = int(count[1]), int(count[2])
         elif buffer:
-            told = True
             on_device = _ON_DEVICE.fullmatch(buffer[1])
-            if on_device:
-                name = addresses.get(on_device[2] or "", on_device[1])
-                weights[name] = weights.get(name, 0.0) + float(buffer[2])
-        elif "llama_server: model loaded" in line:
+            name = addresses.get(on_device[2] or "", on_device[1]) if on_device else HOST
+            memory[name] = memory.get(name, 0.0) + float(buffer[3])
+            if on_device and buffer[2] == "model":
+                weights[name] = weights.get(name, 0.0) + float(buffer[3])
+        elif LOADED in line:
             # Without a GPU's backend it says nothing of layers, but where the weights lie.
-            return Offload(*(layers or (0, 0)), weights) if told else None
+            return Offload(*(layers or (0, 0)), weights, memory) if memory else None
     return None
 
 

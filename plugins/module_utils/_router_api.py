@@ -82,6 +82,12 @@ class Model:
         return self.status in RUNNING
 
     @property
+    def ctx_size(self) -> int | None:
+        """The context in tokens: a running model's own, else what its options ask for."""
+        asked = self.options.get("ctx-size", "")
+        return self.meta.get("n_ctx") or (int(asked) if asked.isdigit() and int(asked) else None)
+
+    @property
     def loads_on_startup(self) -> bool:
         return self.options.get("load-on-startup") in ("on", "enabled", "true", "1")
 

@@ -16,10 +16,10 @@ description:
   - The file is replaced at once, so that a command that runs just then goes on as it was.
 options:
   name:
-    description: Which command.
+    description: Which command. V(exporter) needs Debian's C(python3-prometheus-client) to run.
     type: str
     required: true
-    choices: []
+    choices: [exporter, status]
   path:
     description: The file. Its folder has to be there.
     type: path
@@ -56,9 +56,13 @@ import tempfile
 from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _tool_exporter, _tool_status
 from ansible_collections.homelab.llamacpp.plugins.module_utils._zipped import pack
 
-TOOLS: dict[str, ModuleType] = {}
+TOOLS: dict[str, ModuleType] = {
+    "exporter": _tool_exporter,
+    "status": _tool_status,
+}
 
 
 class GuestTool:

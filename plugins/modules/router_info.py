@@ -159,8 +159,7 @@ class RouterInfo:
 def _facts(model: Model) -> dict[str, Any]:
     facts = asdict(model)
     del facts["args"], facts["port"], facts["meta"]
-    asked = model.options.get("ctx-size", "")
-    facts["ctx_size"] = model.meta.get("n_ctx") or (int(asked) if asked.isdigit() and int(asked) else None)
+    facts["ctx_size"] = model.ctx_size
     return facts
 
 

@@ -79,7 +79,7 @@ models:
   type: dict
   returned: success
   sample:
-    qwen3-1.7b: {offloaded: 29, layers: 29, weights: {CUDA0: 1050.43}}
+    qwen3-1.7b: {offloaded: 29, layers: 29, weights: {CUDA0: 1050.43}, memory: {CUDA0: 1866.5, host: 182.1}}
 loaded:
   description: The model that was loaded to look at it, and unloaded again; null when none was.
   type: str

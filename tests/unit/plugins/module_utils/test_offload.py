@@ -26,7 +26,24 @@ def cuda(offloaded: int, *buffers: str) -> list[str]:
 
 def test_weights_are_those_on_devices_and_not_on_the_host() -> None:
     lines = cuda(29, "CPU_Mapped 243.40", "CUDA_Host 10.00", "CUDA0 1000.50", "CUDA1 900.25")
-    assert read(lines) == Offload(29, 29, {"CUDA0": 1000.5, "CUDA1": 900.25})
+    on_devices = {"CUDA0": 1000.5, "CUDA1": 900.25}
+    assert read(lines) == Offload(29, 29, on_devices, {**on_devices, "host": pytest.approx(253.4)})
+
+
+def test_memory_is_that_of_all_buffers() -> None:
+    lines = cuda(29, "CUDA0 1000.00", "CPU_Mapped 100.00")
+    lines[-1:-1] = [
+        "0.01.1 I llama_context:  CUDA_Host  output buffer size =     0.58 MiB",
+        "0.01.1 I llama_kv_cache:      CUDA0 KV buffer size =   512.00 MiB",
+        "0.01.1 I llama_memory_recurrent:      CUDA0 RS buffer size =     4.25 MiB",
+        "0.01.1 I llama_kv_cache: size =  512.00 MiB (  4096 cells,  28 layers,  4/1 seqs), K (f16):  256.00 MiB",
+        "0.01.1 I sched_reserve:      CUDA0 compute buffer size =   304.75 MiB",
+        "0.01.1 I sched_reserve:  CUDA_Host compute buffer size =    24.01 MiB",
+    ]
+    seen = read(lines)
+    assert seen
+    assert seen.weights == {"CUDA0": 1000.0}
+    assert seen.memory == pytest.approx({"CUDA0": 1821.0, "host": 124.59})
 
 
 def test_devices_of_other_machines_are_told_apart_by_their_addresses() -> None:
@@ -39,17 +56,17 @@ def test_devices_of_other_machines_are_told_apart_by_their_addresses() -> None:
         "0.01.0 I load_tensors: RPC0[127.0.0.1:42027] model buffer size =    20.01 MiB",
         "0.01.0 I load_tensors: RPC0[127.0.0.1:51443] model buffer size =    12.30 MiB",
     )
-    assert read(lines) == Offload(9, 9, {"RPC0": 20.01, "RPC1": 12.3})
+    assert read(lines) == Offload(9, 9, {"RPC0": 20.01, "RPC1": 12.3}, {"RPC0": 20.01, "RPC1": 12.3})
 
 
 def test_latest_process_behind_the_port_counts() -> None:
-    assert read(cuda(29, "CUDA0 9.00") + cuda(3, "CUDA1 1.00")) == Offload(3, 29, {"CUDA1": 1.0})
+    assert read(cuda(29, "CUDA0 9.00") + cuda(3, "CUDA1 1.00")) == Offload(3, 29, {"CUDA1": 1.0}, {"CUDA1": 1.0})
 
 
 def test_layers_of_a_draft_model_are_not_the_models() -> None:
     lines = cuda(29, "CUDA0 1000.50")
     lines[-1:-1] = ["0.01.0 I load_tensors: offloaded 5/5 layers to GPU"]
-    assert read(lines) == Offload(29, 29, {"CUDA0": 1000.5})
+    assert read(lines) == Offload(29, 29, {"CUDA0": 1000.5}, {"CUDA0": 1000.5})
 
 
 @pytest.mark.parametrize("lines", [[], [END], log(), cuda(29, "CUDA0 1.00")[:-1], cuda(29, "CUDA0 1.00")[1:]])
@@ -59,7 +76,7 @@ def test_a_log_that_does_not_tell_of_a_whole_load_says_nothing(lines: list[str])
 
 def test_without_a_backend_for_gpus_there_is_no_line_about_layers() -> None:
     seen = read(log("0.01.0 I load_tensors:   CPU_Mapped model buffer size =    32.60 MiB"))
-    assert seen == Offload(0, 0, {})
+    assert seen == Offload(0, 0, {}, {"host": 32.6})
     assert "uses no GPU at all" in (complaint("a", seen, ["CUDA0"], "all") or "")
 
 

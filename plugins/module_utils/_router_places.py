@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where a router's unit has its parts: its address, its keys, its models, its plan.
+
+They are read from the unit's own command line, so that whoever looks needs no settings, and looks where the router is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
+
+UNIT = "llama-router.service"
+KEYS = "/etc/llama-router/api-keys"
+
+
+@dataclass(frozen=True)
+class Places:
+    """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not looked at."""
+
+    unit: str = UNIT
+    url: str = "http://127.0.0.1:8012"
+    keys: str = KEYS
+    plan: str = "/etc/llama-router/plan.json"
+    models: str = "/var/lib/llama-router/models"
+    validate_certs: bool = True
+
+
+def of_unit(run: Run, name: str = UNIT) -> Places:
+    """As the unit's command line says; as the role llama_router has them by default where it says nothing."""
+    try:
+        started = Unit(run, name).properties("ExecStart")["ExecStart"]
+    except UnitError:
+        return Places(unit=name)
+    found = re.search(r"argv\[\]=(.*?) ; ", started)
+    words = found[1].split() if found else []
+    options = dict(zip(words, words[1:]))
+    host = options.get("--host", "127.0.0.1")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    tls = "--ssl-cert-file" in options
+    keys = options.get("--api-key-file", KEYS)
+    if keys.startswith(("/run/", "%", "$")):
+        # The unit's credentials are a copy for the service alone; the file that they are of lies beside the presets.
+        keys = os.path.join(os.path.dirname(options.get("--models-preset", KEYS)), os.path.basename(KEYS))
+    return Places(
+        unit=name,
+        url=f"{'https' if tls else 'http'}://{host}:{options.get('--port', '8012')}",
+        keys=keys,
+        plan=os.path.join(os.path.dirname(keys), os.path.basename(Places.plan)),
+        models=options.get("--models-dir", Places.models),
+        # The certificate is made for the name that clients use, and here is the loopback.
+        validate_certs=not tls,
+    )
+
+
+def run_here(argv: Sequence[str]) -> tuple[int, str, str]:
+    """A command as `Run`, where there is no Ansible."""
+    try:
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            argv, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
+        )
+    except OSError as error:
+        return 127, "", str(error)
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

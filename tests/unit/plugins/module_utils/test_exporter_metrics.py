@@ -1,0 +1,295 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _tool_exporter
+from ansible_collections.homelab.llamacpp.plugins.module_utils._exporter_metrics import (
+    ask_children,
+    families,
+    names,
+    of_children,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places
+from ansible_collections.homelab.llamacpp.plugins.module_utils._status_page import PAGE, POLICY
+
+MIB = 1 << 20
+HISTORY = {
+    "seconds": 12.5,
+    "loads": 3,
+    "load_seconds": 2.0,
+    "load_seconds_total": 7.0,
+    "wakes": 1,
+    "queued": 4,
+    "evictions": 2,
+    "failures": {"1": 1, "137": 2},
+    "answers": 9,
+    "prompt_tokens": 100,
+    "predicted_tokens": 200,
+}
+MODEL: dict[str, Any] = {
+    "id": "a",
+    "status": "loaded",
+    "failed": False,
+    "exit_code": None,
+    "ctx_size": 8192,
+    "port": 0,
+    "memory": [
+        {"device": "CUDA0", "planned_mib": 5000.0, "used_mib": 4700.0},
+        {"device": "host", "planned_mib": 300.0, "used_mib": None},
+    ],
+    "on_cpu": False,
+    "history": HISTORY,
+}
+REPORT: dict[str, Any] = {
+    "verdict": "degraded",
+    "router": {"up": True, "problem": None, "role": "router", "build": "b11669", "limit": 2, "loaded": ["a"]},
+    "unit": {"state": "active", "restarts": 1, "since": 1_700_000_000, "memory_mib": 812},
+    "models": [MODEL],
+    "devices": [{"name": "CUDA0", "total_mib": 24576, "usable_mib": 23552, "used_mib": 4700.0}],
+    "gpus": [
+        {
+            "index": 0,
+            "uuid": "GPU-1",
+            "product": "RTX 3090",
+            "memory_total_mib": 24576,
+            "memory_used_mib": 5100,
+            "utilization_percent": 97,
+            "temperature_celsius": 71,
+            "power_watts": 280.5,
+            "power_limit_watts": None,
+            "throttling": ["power limit"],
+        }
+    ],
+    "driver": {"kernel_version": "550.1", "library_version": "550.1", "agree": True},
+    "memory": {"total_mib": 8000, "available_mib": 6000},
+    "disk": {"path": "/m", "total_mib": 1000, "free_mib": 400},
+    "watch": {"since": 1.0, "events": True, "journal": False},
+    "connections": 5,
+}
+GPU = {"gpu": "0", "uuid": "GPU-1", "product": "RTX 3090"}
+# Every metric, with the samples that the report above makes of it.
+EXPECTED: dict[str, list[tuple[dict[str, str], float]]] = {
+    "up": [({}, 1)],
+    "problem": [({"problem": word}, 0) for word in ("unreachable", "key", "certificate", "refused")],
+    "verdict": [({"verdict": "healthy"}, 0), ({"verdict": "degraded"}, 1), ({"verdict": "down"}, 0)],
+    "build_info": [({"build": "b11669", "role": "router"}, 1)],
+    "models_max": [({}, 2)],
+    "models_running": [({}, 1)],
+    "models_usable": [({}, 1)],
+    "connections": [({}, 5)],
+    "unit_active": [({}, 1)],
+    "unit_restarts_total": [({}, 1)],
+    "unit_start_time_seconds": [({}, 1_700_000_000)],
+    "unit_memory_bytes": [({}, 812 * MIB)],
+    "exporter_watching": [({"source": "events"}, 1), ({"source": "journal"}, 0)],
+    "model_status": [
+        ({"model": "a", "status": status}, float(status == "loaded"))
+        for status in ("unloaded", "loading", "loaded", "sleeping")
+    ],
+    "model_status_seconds": [({"model": "a"}, 12.5)],
+    "model_failed": [({"model": "a"}, 0)],
+    "model_failures_total": [({"model": "a", "exit_code": "1"}, 1), ({"model": "a", "exit_code": "137"}, 2)],
+    "model_loads_total": [({"model": "a"}, 3)],
+    "model_load_seconds_total": [({"model": "a"}, 7)],
+    "model_last_load_seconds": [({"model": "a"}, 2)],
+    "model_wakes_total": [({"model": "a"}, 1)],
+    "model_queued_total": [({"model": "a"}, 4)],
+    "model_evictions_total": [({"model": "a"}, 2)],
+    "model_answers_total": [({"model": "a"}, 9)],
+    "model_prompt_tokens_total": [({"model": "a"}, 100)],
+    "model_predicted_tokens_total": [({"model": "a"}, 200)],
+    "model_on_cpu": [({"model": "a"}, 0)],
+    "model_context_tokens": [({"model": "a"}, 8192)],
+    "model_memory_bytes": [({"model": "a", "device": "CUDA0"}, 4700 * MIB)],
+    "model_planned_memory_bytes": [
+        ({"model": "a", "device": "CUDA0"}, 5000 * MIB),
+        ({"model": "a", "device": "host"}, 300 * MIB),
+    ],
+    "device_usable_bytes": [({"device": "CUDA0"}, 23552 * MIB)],
+    "device_used_bytes": [({"device": "CUDA0"}, 4700 * MIB)],
+    "driver_agrees": [({}, 1)],
+    "driver_info": [({"kernel": "550.1", "library": "550.1"}, 1)],
+    "gpu_memory_total_bytes": [(GPU, 24576 * MIB)],
+    "gpu_memory_used_bytes": [(GPU, 5100 * MIB)],
+    "gpu_utilization_ratio": [(GPU, pytest.approx(0.97))],
+    "gpu_temperature_celsius": [(GPU, 71)],
+    "gpu_power_watts": [(GPU, 280.5)],
+    "gpu_throttled": [(GPU, 1)],
+    "memory_total_bytes": [({}, 8000 * MIB)],
+    "memory_available_bytes": [({}, 6000 * MIB)],
+    "models_disk_total_bytes": [({}, 1000 * MIB)],
+    "models_disk_free_bytes": [({}, 400 * MIB)],
+}
+CHILD = """\
+# HELP llamacpp:tokens_predicted_total Number of generation tokens processed
+# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total {}
+# HELP llamacpp:n_tokens_max Largest observed sequence length (prompt + generation)
+# TYPE llamacpp:n_tokens_max counter
+llamacpp:n_tokens_max 25
+# HELP llamacpp:requests_deferred Number of requests deferred
+# TYPE llamacpp:requests_deferred gauge
+llamacpp:requests_deferred 0
+"""
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_metric(name: str) -> None:
+    found = {next(iter(names([family]))): family for family in families(REPORT)}
+    assert found[f"llamacpp_{name}"].samples == EXPECTED[name]
+
+
+def test_there_is_no_other_metric_and_each_has_its_words() -> None:
+    found = list(families(REPORT))
+    assert names(found) == {f"llamacpp_{name}" for name in EXPECTED}
+    assert all(family.help.endswith(".") for family in found)
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    nothing = {**REPORT["driver"], "kernel_version": None, "agree": None}
+    down = {**REPORT, "models": [], "gpus": [], "devices": [], "driver": nothing}
+    down["router"] = {"up": False, "problem": "key", "limit": None, "loaded": []}
+    down["unit"] = {"state": "failed", "restarts": None, "since": None, "memory_mib": None}
+    down["disk"] = {"path": "/m", "total_mib": None, "free_mib": None}
+    found = {family.name: family.samples for family in families(down)}
+    assert found["llamacpp_up"] == [({}, 0.0)]
+    assert ({"problem": "key"}, 1.0) in found["llamacpp_problem"]
+    assert found["llamacpp_unit_active"] == [({}, 0.0)]
+    for name in (
+        "build_info",
+        "models_max",
+        "unit_restarts",
+        "driver_agrees",
+        "models_disk_free_bytes",
+        "model_status",
+    ):
+        assert f"llamacpp_{name}" not in found
+
+
+def test_a_download_has_a_status_of_its_own() -> None:
+    report = {**REPORT, "models": [{**MODEL, "status": "downloading"}]}
+    status = next(family for family in families(report) if family.name == "llamacpp_model_status")
+    assert status.samples[-1] == ({"model": "a", "status": "downloading"}, 1.0)
+
+
+def test_the_models_own_metrics_get_its_name() -> None:
+    found = {family.name: family for family in of_children({"a": CHILD.format(20), "b": CHILD.format(7)})}
+    assert found["llamacpp:tokens_predicted"].kind == "counter"
+    assert found["llamacpp:tokens_predicted"].samples == [({"model": "a"}, 20.0), ({"model": "b"}, 7.0)]
+    assert found["llamacpp:n_tokens_max"].kind == "gauge"  # as its name says, whatever it says
+    assert found["llamacpp:requests_deferred"].help == "Number of requests deferred"
+    assert of_children({"a": "<html>", "b": ""}) == []
+
+
+def test_only_loaded_models_are_asked() -> None:
+    asked = []
+
+    class Child(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x 1\n")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Child) as child:
+        threading.Thread(target=child.serve_forever, daemon=True).start()
+        rows = [
+            {"id": status, "status": status, "port": child.server_port}
+            for status in ("unloaded", "loading", "loaded", "sleeping")
+        ]
+        gone = {"id": "gone", "status": "loaded", "port": 1}
+        assert ask_children({"models": [*rows, gone]}) == {"loaded": "x 1\n"}
+        child.shutdown()
+    assert asked == ["/metrics"]
+
+
+# --- the server -------------------------------------------------------------------------------------------------
+
+
+def test_the_journals_lines() -> None:
+    lines = [b"1795.25 host llama-server[1]: a: b\n", b"-- Boot --\n", b"1796.5 host llama-server[1]: [4001] \xff\n"]
+    assert list(_tool_exporter._timed(lines)) == [(1795.25, "a: b"), (1796.5, "[4001] \ufffd")]
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("192.0.2.7", True),
+        ("::ffff:192.0.2.7", True),
+        ("192.0.3.7", False),
+        ("fd00::1", True),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_who_is_let_in(address: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
+    source = _tool_exporter.Source(Places(), [])
+    with _tool_exporter.Server("127.0.0.1", 0, source, ["192.0.2.0/24", "fd00::/8"]) as server:
+        assert server.allows(address) is allowed
+
+
+@pytest.mark.parametrize("arguments", [["--allow", "192.0.2.1/24"], ["--allow", "all"], ["--address", "192.0.2.1"]])
+def test_what_cannot_be_served_is_said(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
+    assert _tool_exporter.main([*arguments, "--port", "0"]) == 1
+    assert "llama-router-exporter: " in capsys.readouterr().err
+
+
+def test_the_page_needs_nothing_of_others() -> None:
+    assert "default-src 'none'" in POLICY
+    assert "innerHTML" not in PAGE
+    assert "http://" not in PAGE
+    assert "https://" not in PAGE
+
+
+# --- the dashboard ----------------------------------------------------------------------------------------------
+
+ROLE = Path(__file__).resolve().parents[4] / "roles" / "llama_monitoring"
+DASHBOARD = json.loads((ROLE / "files" / "llamacpp.dashboard.json").read_text(encoding="utf-8"))
+RULES = (ROLE / "templates" / "llamacpp.rules.yml.j2").read_text(encoding="utf-8")
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_there_are() -> None:
+    texts = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    asked = set(re.findall(r"\bllamacpp_\w+", " ".join([*texts, *re.findall(r"expr: (.*(?:\n {10,}.*)*)", RULES)])))
+    assert asked <= {f"llamacpp_{name}" for name in EXPECTED}
+    assert len(asked) > 30
+
+
+def test_the_dashboards_panels_stand_side_by_side() -> None:
+    """Grafana's own rules for a panel: an id, a place in 24 columns, a data source, targets with ids of their own."""
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(references) == len(set(references)) > 0
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}

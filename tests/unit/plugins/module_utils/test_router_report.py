@@ -1,0 +1,335 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_report
+from ansible_collections.homelab.llamacpp.plugins.module_utils._offload import Offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
+    Model,
+    Refused,
+    RouterError,
+    Unreachable,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places, of_unit
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import (
+    disk_of,
+    error_of,
+    errors_in,
+    loads_in,
+    memory_of,
+    plan_of,
+    report,
+    router_of,
+    unit_of,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_table import lines_of
+
+PLAN: dict[str, Any] = {
+    "devices": [{"name": "CUDA0", "total_mib": 24576, "usable_mib": 23552}],
+    "models": [
+        {
+            "name": "big",
+            "devices": [{"device": "CUDA0", "weights_mib": 4000.0, "total_mib": 5000.0}],
+            "total_mib": 5000.0,
+            "host_mib": 300.0,
+            "exactness": "exact",
+        }
+    ],
+}
+ROUTER: dict[str, Any] = {
+    "url": "http://127.0.0.1:8012",
+    "up": True,
+    "reason": None,
+    "role": "router",
+    "build": "b11669",
+    "limit": 2,
+    "autoload": True,
+    "loaded": ["big"],
+}
+UNIT = {
+    "name": "llama-router.service",
+    "state": "active",
+    "sub": "running",
+    "enabled": "enabled",
+    "since": 1_700_000_000,
+    "restarts": 0,
+    "memory_mib": 812,
+    "errors": [],
+}
+DRIVER = {"kernel_version": "550.1", "library_version": "550.1", "agree": True, "reason": None}
+GPU = {
+    "index": 0,
+    "uuid": "GPU-1",
+    "product": "NVIDIA GeForce RTX 3090",
+    "memory_total_mib": 24576,
+    "memory_used_mib": 5100,
+    "utilization_percent": 97,
+    "temperature_celsius": 71,
+    "power_watts": 280.5,
+    "power_limit_watts": 350,
+    "throttling": ["power limit"],
+}
+FULL = Offload(29, 29, {"CUDA0": 4000.0}, {"CUDA0": 4700.0, "host": 280.0})
+
+
+def model(name: str = "big", status: str = "loaded", **changes: Any) -> Model:
+    fields: dict[str, Any] = {
+        "id": name,
+        "aliases": (),
+        "tags": (),
+        "status": status,
+        "failed": False,
+        "exit_code": None,
+        "source": "preset",
+        "options": {"ctx-size": "8192"},
+        "args": (),
+        "port": 4001,
+        "modalities": (),
+        "meta": {},
+    }
+    return Model(**{**fields, **changes})
+
+
+def host(**changes: Any) -> dict[str, Any]:
+    found = {
+        "unit": UNIT,
+        "gpus": [GPU],
+        "driver": DRIVER,
+        "memory": {"total_mib": 8000, "available_mib": 6000},
+        "disk": {"path": "/m", "total_mib": 100000, "free_mib": 50000},
+    }
+    return {**found, **changes}
+
+
+def made(
+    *models: Model, load: Offload | None = FULL, router: dict[str, Any] = ROUTER, **changes: Any
+) -> dict[str, Any]:
+    return report(router, models, host(**changes), PLAN, {"big": load} if load else {})
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------
+
+
+def test_all_is_well() -> None:
+    found = made(model())
+    assert (found["verdict"], found["reasons"]) == ("healthy", [])
+    assert found["models"][0]["memory"] == [
+        {"device": "CUDA0", "planned_mib": 5000.0, "used_mib": 4700.0},
+        {"device": "host", "planned_mib": 300.0, "used_mib": 280.0},
+    ]
+    assert found["devices"] == [{"name": "CUDA0", "total_mib": 24576, "usable_mib": 23552, "used_mib": 4700.0}]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (made(model(status="unloaded", failed=True, exit_code=1)), "big failed: .* exit code 1"),
+        (made(model(), model("other", "unloaded", failed=True, exit_code=9)), "other failed: .* exit code 9"),
+        (made(model(), load=Offload(3, 29, {"CUDA0": 400.0}, {"CUDA0": 500.0})), "big computes on the CPU: 3 of 29"),
+        (
+            made(model(), load=Offload(29, 29, {"CUDA0": 4.0}, {"CUDA0": 5300.0})),
+            "takes 5300 MiB of CUDA0, planned are 5000",
+        ),
+        (made(), "the router has no models"),
+        (made(model("other")), "planned and not served: big"),
+        (
+            made(model(), driver={**DRIVER, "agree": False, "reason": "the kernel module is 1"}),
+            "the kernel module is 1",
+        ),
+        (
+            made(model(), disk={"path": "/m", "total_mib": 100, "free_mib": 4}),
+            "disk is full: 4 MiB of 100 are free at /m",
+        ),
+        (made(model(), disk={"path": "/m", "total_mib": None, "free_mib": None}), "/m cannot be looked at"),
+    ],
+)
+def test_something_is_to_be_mended(found: dict[str, Any], reason: str) -> None:
+    assert found["verdict"] == "degraded"
+    assert any(re.search(reason, said) for said in found["reasons"]), found["reasons"]
+    assert f"degraded: {found['reasons'][0]}" in lines_of(found)
+
+
+def test_a_unit_that_does_not_run_is_the_reason_whatever_else_is() -> None:
+    dead = {**UNIT, "state": "failed", "sub": "failed", "since": None, "restarts": None, "memory_mib": None}
+    found = made(model(failed=True), router={**ROUTER, "up": False, "reason": "nothing listens"}, unit=dead)
+    assert found["verdict"] == "down"
+    assert found["reasons"] == ["llama-router.service is failed (failed): journalctl -u llama-router.service tells why"]
+    assert lines_of(found)[:2] == ["llama-router.service: failed (failed, enabled)", f"down: {found['reasons'][0]}"]
+
+
+def test_a_router_that_does_not_answer() -> None:
+    found = made(router={**ROUTER, "up": False, "reason": "nothing listens"})
+    assert (found["verdict"], found["reasons"]) == ("down", ["nothing listens"])
+
+
+# --- models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "used", "taken"), [("loading", None, 5000.0), ("sleeping", None, 0.0), ("unloaded", None, 0.0)]
+)
+def test_what_a_model_takes_while_its_log_is_silent(status: str, used: float | None, taken: float) -> None:
+    found = made(model(status=status), load=FULL if status == "sleeping" else None)
+    assert found["models"][0]["memory"][0]["used_mib"] is used
+    assert found["devices"][0]["used_mib"] == taken
+
+
+def test_a_model_that_runs_again_has_not_failed() -> None:
+    """The router remembers the failure of an earlier process."""
+    found = made(model(failed=True, exit_code=1))
+    assert (found["models"][0]["failed"], found["models"][0]["exit_code"]) == (False, None)
+    assert found["verdict"] == "healthy"
+
+
+def test_a_model_out_of_the_plan() -> None:
+    found = report(ROUTER, [model()], host(), plan_of("/nowhere"), {"big": FULL})
+    assert found["models"][0]["planned"] is False
+    assert found["models"][0]["memory"][0] == {"device": "CUDA0", "planned_mib": None, "used_mib": 4700.0}
+    assert found["models"][0]["on_cpu"] is False
+    assert found["devices"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "meta", "context"),
+    [
+        ({"ctx-size": "8192"}, {"n_ctx": 4096}, 4096),
+        ({"ctx-size": "0"}, {}, None),
+        ({}, {}, None),
+        ({"ctx-size": "512"}, {}, 512),
+    ],
+)
+def test_the_context(options: dict[str, str], meta: dict[str, int], context: int | None) -> None:
+    assert made(model(options=options, meta=meta))["models"][0]["ctx_size"] == context
+
+
+def test_the_loads_in_a_journal() -> None:
+    text = "0.01.0 I load_tensors:   CPU_Mapped model buffer size =   1.00 MiB"
+    log = [f"[4001] {line}" for line in ("llama_server: initializing ...", text, "llama_server: model loaded")]
+    found = loads_in(["0.1 I srv", *log, "[4002] x"], [model(), model("other", "unloaded")])
+    assert found == {"big": Offload(0, 0, {}, {"host": 1.0})}
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+def test_the_table() -> None:
+    sad = model("sad", "unloaded", failed=True, exit_code=1, options={"load-on-startup": "true"})
+    lines = lines_of(made(model(), sad))
+    assert lines[0].startswith("llama-router.service: active (running, enabled) since 20")
+    assert lines[0].endswith(", 0 restarts, 812 MiB")
+    assert lines[1] == "router at http://127.0.0.1:8012: build b11669, 1 of at most 2 models loaded"
+    assert lines[2] == "degraded: sad failed: its process ended with exit code 1"
+    assert lines[4:7] == [
+        "MODEL  STATUS    CONTEXT     CUDA0 MiB    HOST MiB  NOTE",
+        "big    loaded       8192  4700 of 5000  280 of 300",
+        "sad    unloaded        -             -           -  its process ended with exit code 1, pinned",
+    ]
+    assert lines[8:] == [
+        "CUDA0: 4700 of 23552 usable MiB taken by models",
+        "GPU 0 NVIDIA GeForce RTX 3090: 5100 of 24576 MiB used, 97 %, 71 degrees, 280 W, held down by power limit",
+        "driver: kernel module 550.1, libraries 550.1: the same",
+        "memory of the guest: 2000 of 8000 MiB used",
+        "disk of the models: 50000 of 100000 MiB free (/m)",
+    ]
+
+
+# --- the machine ------------------------------------------------------------------------------------------------
+
+
+def shown(**changes: str) -> str:
+    told = {"ActiveState": "active", "SubState": "running", "UnitFileState": "enabled", "NRestarts": "3"}
+    told.update({"ActiveEnterTimestampMonotonic": "1000000", "MemoryCurrent": str(512 << 20)})
+    return "".join(f"{key}={value}\n" for key, value in {**told, **changes}.items())
+
+
+@pytest.mark.parametrize("memory", ["[not set]", str((1 << 64) - 1)])
+def test_the_unit(memory: str) -> None:
+    found = unit_of(lambda _argv: (0, shown(), ""), "x.service")
+    assert (found["state"], found["restarts"], found["memory_mib"]) == ("active", 3, 512)
+    assert found["since"] > 1_600_000_000
+    found = unit_of(lambda _argv: (0, shown(MemoryCurrent=memory, ActiveEnterTimestampMonotonic="0"), ""), "x.service")
+    assert (found["since"], found["memory_mib"]) == (None, None)
+    assert unit_of(lambda _argv: (127, "", ""), "x.service")["state"] == "unknown"
+
+
+def test_errors_and_last_words() -> None:
+    log = ["gate: no CUDA0", "0.01.2 E srv: bad", "[4001] 0.2 E load: worse", "0.3 I well"]
+    assert errors_in(log, "active") == ["srv: bad", "load: worse"]
+    assert errors_in(log, "failed") == log
+    assert error_of("0.3 I an E b") is None
+
+
+def test_memory_and_disk(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text(
+        "MemTotal:        8192000 kB\nMemFree: 1 kB\nMemAvailable:    4096000 kB\nHugePages_Total:       0\n"
+    )
+    assert memory_of(str(file)) == {"total_mib": 8000, "available_mib": 4000}
+    assert disk_of(str(tmp_path))["free_mib"] > 0
+    assert disk_of(str(tmp_path / "no"))["total_mib"] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RouterError("api_key_file: the first key"), "key"),
+        (Refused("it wants a key", 401, "no"), "key"),
+        (Refused("busy", 500, "no"), "refused"),
+        (Unreachable("nothing listens", transient=True), "unreachable"),
+        (Unreachable("its certificate is not trusted", transient=False), "certificate"),
+        (RouterError("a router was wanted"), "refused"),
+    ],
+)
+def test_a_router_that_cannot_be_asked(error: RouterError, problem: str) -> None:
+    def client() -> Any:
+        raise error
+
+    found, models = router_of("http://x", client)
+    assert (found["up"], found["reason"], found["loaded"], models) == (False, str(error), [], [])
+    assert found["problem"] == problem
+
+
+def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        return 127, "", "none"
+
+    monkeypatch.setattr(_router_report, "memory_of", lambda: {"total_mib": 1, "available_mib": 1})
+    found = _router_report.gather(Places(keys=str(tmp_path / "no"), models=str(tmp_path)), run)
+    assert found["verdict"] == "down"
+    assert "there is no such file" in found["reasons"][0]
+    assert lines_of(found)
+
+
+# --- where things are -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        (
+            "--host 0.0.0.0 --port 8012 --api-key-file /e/api-keys --models-dir /m --models-preset /e/models.ini",
+            Places("u", "http://127.0.0.1:8012", "/e/api-keys", "/e/plan.json", "/m"),
+        ),
+        (
+            "--host fd00::1 --port 9 --ssl-cert-file c --api-key-file /run/credentials/u/k --models-preset /e/m.ini",
+            Places("u", "https://[fd00::1]:9", "/e/api-keys", "/e/plan.json", validate_certs=False),
+        ),
+        ("--host ::", Places("u", "http://[::1]:8012")),
+    ],
+)
+def test_the_units_command_line_tells_where_things_are(words: str, places: Places) -> None:
+    line = f"ExecStart={{ path=/b ; argv[]=/b {words} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}\n"
+    assert of_unit(lambda _argv: (0, line, ""), "u") == places
+
+
+@pytest.mark.parametrize("answer", [(0, "ExecStart=\n", ""), (127, "", "")])
+def test_without_a_unit_the_defaults_are_asked(answer: tuple[int, str, str]) -> None:
+    assert of_unit(lambda _argv: answer, "u") == Places("u")
