@@ -1,0 +1,45 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_state
+from ansible_collections.homelab.llamacpp.plugins.module_utils._zipped import PACKAGE, SHEBANG, pack
+
+
+def names(content: bytes) -> set[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return set(archive.namelist())
+
+
+def test_it_holds_what_is_imported_and_no_more() -> None:
+    folder = PACKAGE.replace(".", "/")
+    inside = {name for name in names(pack(_router_state)) if name.startswith(folder)}
+    assert inside == {f"{folder}/{name}.py" for name in ("__init__", "_router_api", "_router_state")}
+
+
+def test_the_same_sources_are_the_same_bytes() -> None:
+    assert pack(_router_state) == pack(_router_state)
+
+
+def test_python_runs_it_alone_whatever_lies_around(tmp_path: Path) -> None:
+    """The engine has no main(): that is what it says, once all of it is imported."""
+    program = tmp_path / "program"
+    program.write_bytes(pack(_router_state))
+    (tmp_path / "ansible_collections.py").write_text("raise AssertionError('the caller decides what is imported')")
+    done = subprocess.run(
+        [sys.executable, "-I", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert "cannot import name 'main'" in done.stderr
+    assert str(program) in done.stderr
+
+
+def test_its_first_line_starts_python() -> None:
+    assert pack(_router_state).startswith(SHEBANG)
