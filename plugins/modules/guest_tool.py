@@ -19,7 +19,7 @@ options:
     description: Which command.
     type: str
     required: true
-    choices: []
+    choices: [keeper]
   path:
     description: The file. Its folder has to be there.
     type: path
@@ -56,9 +56,10 @@ import tempfile
 from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _tool_keeper
 from ansible_collections.homelab.llamacpp.plugins.module_utils._zipped import pack
 
-TOOLS: dict[str, ModuleType] = {}
+TOOLS: dict[str, ModuleType] = {"keeper": _tool_keeper}
 
 
 class GuestTool:
