@@ -31,7 +31,7 @@ options:
     elements: str
   rotate:
     description:
-      - V(begin) puts a key that it makes before the ones in the file, which are still accepted. V(finish) takes away all
+      - V(begin) puts a key that it makes before the ones in the file, which are still accepted. V(finish) takes all away
         but the first one.
       - Each V(begin) makes another one, and none is lost before V(finish), so that a run that was cut off can be run
         again.
