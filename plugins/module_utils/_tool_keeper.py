@@ -21,19 +21,27 @@ def main(argv: list[str]) -> int:
     wanted = Wanted(args.unload_idle, args.keep, args.patience)
     times = [seconds for seconds in (wanted.unload_idle, wanted.patience) if seconds > 0]
     pause = max(_SOON, min([_LOOK, *(seconds / 4 for seconds in times)]))
-    keeper = Keeper(wanted, _say)
+    try:
+        _watch(Keeper(wanted, _say), Client(args.url, read_key(args.api_key_file)), pause)
+    except RouterError as error:
+        _say(str(error))
+    return 1
+
+
+def _watch(keeper: Keeper, client: Client, pause: float) -> None:
+    """Until the router does not know the key any more: started again this has the one that it knows."""
     told = ""
     while True:
         acted = False
         try:
-            acted = keeper.look(Client(args.url, read_key(args.api_key_file)))
+            acted = keeper.look(client)
             told = ""
         except RouterError as error:
+            if isinstance(error, Refused) and error.status == 401:
+                raise
             if str(error) != told:
                 _say(str(error))
             told = str(error)
-            if isinstance(error, Refused) and error.status == 401:
-                return 1  # systemd gives it the keys anew when it starts it again
         time.sleep(_SOON if acted else pause)
 
 

@@ -31,8 +31,8 @@ options:
     elements: str
   rotate:
     description:
-      - V(begin) puts a key that it makes before the ones in the file, which are still accepted. V(finish) leaves the
-        first one alone.
+      - V(begin) puts a key that it makes before the ones in the file, which are still accepted. V(finish) keeps only
+        the first one.
       - Each V(begin) makes another one, and none is lost before V(finish), so that a run that was cut off can be run
         again.
     type: str
