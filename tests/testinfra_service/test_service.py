@@ -53,7 +53,7 @@ def test_keys_are_roots_and_the_service_has_a_copy_in_memory(host: Any, service:
 def test_switched_to_idle_with_one_that_is_to_stay(host: Any, service: Service, site: Site) -> None:
     """Also the keys of a vault in place of the generated one, in the same run."""
     service.use("beta")
-    times = {"sleep_idle": 2, "unload_idle": 8}
+    times = {"sleep_idle": 2, "unload_idle": 6}
     variables = {f"llama_router_{name}_seconds": seconds for name, seconds in times.items()}
     output = site(
         "-vvv",
@@ -65,9 +65,8 @@ def test_switched_to_idle_with_one_that_is_to_stay(host: Any, service: Service, 
         **variables,
     )
     said.append(output)
-    assert (
-        "strategy: idle, so a request loads a model, they sleep after 2 s, unused ones are unloaded after 8 s" in output
-    )
+    told = "strategy: idle, so a request loads a model, they sleep after 2 s, unused ones are unloaded after 6 s"
+    assert told in " ".join(output.split())
     assert service.keys() == VAULT
     assert host.check_output(f"systemctl is-active {KEEPER}") == "active"
     assert service.statuses()["alpha"] == "loaded", "it is loaded at the start"
@@ -93,49 +92,51 @@ def test_who_is_to_stay_comes_back_after_it_was_evicted(host: Any, service: Serv
 def test_what_is_busy_is_never_unloaded(host: Any, service: Service) -> None:
     host.check_output(f"systemd-run --quiet --collect --unit stream python3 -c %s {KEYS}", STREAM)
     try:
-        time.sleep(12)
+        time.sleep(9)
         assert service.statuses()["beta"] == "loaded"
         assert host.check_output("systemctl is-active stream") == "active"
     finally:
         host.run("systemctl stop stream")
 
 
-def test_switched_to_manual_and_rotated_under_load(host: Any, service: Service, site: Site) -> None:
-    """Also from the vault's keys to one that is made, before theirs: who holds either is served."""
+def test_rotated_under_load(host: Any, service: Service, site: Site) -> None:
+    """From the vault's keys to one that is made, before theirs, and back to `lru`: who holds either key is served."""
     service.use("beta")
     with service.clients(VAULT[0], "beta") as clients:
-        said.append(site("-vvv", "--diff", llama_router_strategy=["manual"], llama_router_rotate_key="begin"))
+        said.append(site("-vvv", "--diff", llama_router_rotate_key="begin"))
         fresh = service.keys()[0]
         seen_keys.update(service.keys())
         assert service.keys() == [fresh, *VAULT]
         with service.clients(fresh, "beta") as others:
-            time.sleep(2)
-    assert others.lost == []
-    assert clients.lost == []
+            time.sleep(1)
+    assert (clients.lost, others.lost) == ([], [])
     assert len(clients.asked) > 20
     assert host.run(f"systemctl cat {KEEPER}").returncode != 0
 
 
-def test_manual_loads_nothing_by_itself(service: Service) -> None:
-    service.settle(alpha="loaded", beta="loaded")
-    status, answer = service.chat("gamma")
-    assert (status, answer["error"]["message"]) == (400, "model is not loaded")
-    for name, verb in (("alpha", "unload"), ("beta", "unload"), ("gamma", "load")):
-        assert service.ask("POST", f"/models/{verb}", {"model": name})[0] == 200
-    service.settle(gamma="loaded")
-    service.use("gamma")
-
-
-def test_the_old_keys_are_taken_away_and_the_service_reads_its_file_where_credentials_are_not(
+def test_switched_to_manual_without_the_old_keys_and_without_credentials(
     host: Any, service: Service, site: Site
 ) -> None:
+    """Without credentials the service reads its key file itself."""
     kept, *old = service.keys()
-    said.append(site("-vvv", "--diff", llama_router_rotate_key="finish", llama_router_credentials=False))
+    service.use("alpha", "beta")
+    variables = {"llama_router_rotate_key": "finish", "llama_router_credentials": False}
+    said.append(site("-vvv", "--diff", llama_router_strategy=["manual"], **variables))
     assert service.keys() == [kept]
     assert host.check_output(f"stat --format '%U %G %a' {KEYS}") == "llama-router root 400"
     assert service.clients(kept, "").models() == ""
     assert [service.clients(key, "").models()[:3] for key in old] == ["401", "401"]
-    service.use("beta")
+    service.settle(alpha="loaded", beta="loaded")
+
+
+def test_manual_loads_nothing_by_itself(service: Service) -> None:
+    status, answer = service.chat("gamma")
+    assert (status, answer["error"]["message"]) == (400, "model is not loaded")
+    service.settle(alpha="loaded", beta="loaded")
+    for name, verb in (("alpha", "unload"), ("beta", "unload"), ("gamma", "load")):
+        assert service.ask("POST", f"/models/{verb}", {"model": name})[0] == 200
+    service.settle(gamma="loaded")
+    service.use("gamma")
 
 
 @pytest.mark.parametrize(
