@@ -69,7 +69,7 @@ def test_switched_to_idle_with_one_that_is_to_stay(host: Any, service: Service, 
     assert told in " ".join(output.split())
     assert service.keys() == VAULT
     assert host.check_output(f"systemctl is-active {KEEPER}") == "active"
-    assert service.statuses()["alpha"] == "loaded", "it is loaded at the start"
+    assert service.statuses()["alpha"] in ("loading", "loaded"), "it is loaded at the start"
 
 
 def test_idle_lets_models_sleep_and_then_unloads_them_but_not_who_is_to_stay(service: Service) -> None:
