@@ -46,7 +46,7 @@ def _watch(keeper: Keeper, client: Client, pause: float) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(text, flush=True)  # pylint: disable=ansible-bad-function
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -160,7 +160,7 @@ class RouterKeys:
 
 
 def _made() -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    return "".join(secrets.choice(_ALPHABET) for _place in range(_LENGTH))
 
 
 def _told(keys: list[str], before: list[str]) -> str:
