@@ -240,7 +240,8 @@ class Client:
 
     def ask_for(self, model_id: str, timeout: float) -> None:
         """Have a model loaded as a request for it does, which waits for a slot; answers when it is loaded."""
-        self._call("GET", "/props?" + urllib.parse.urlencode({"model": model_id}), timeout=timeout)
+        query = urllib.parse.urlencode({"model": model_id, "autoload": "true"})  # also where requests load nothing
+        self._call("GET", "/props?" + query, timeout=timeout)
 
     def complete(self, model_id: str, tokens: int, timeout: float) -> Generator[Any, None, None]:
         """The parts of an answer of so many tokens, as they come; RouterError when it breaks off before its end."""
@@ -251,7 +252,7 @@ class Client:
             "ignore_eos": True,
             "stream": True,
         }
-        with self._open("POST", "/v1/completions", body, timeout) as response:
+        with self._open("POST", "/v1/completions?autoload=true", body, timeout) as response:
             try:
                 for line in response:
                     kind, _colon, text = line.decode(errors="replace").strip().partition(": ")

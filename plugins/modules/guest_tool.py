@@ -19,7 +19,7 @@ options:
     description: Which command. V(exporter) needs Debian's C(python3-prometheus-client) to run.
     type: str
     required: true
-    choices: [exporter, status]
+    choices: [exporter, keeper, status]
   path:
     description: The file. Its folder has to be there.
     type: path
@@ -56,11 +56,16 @@ import tempfile
 from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _tool_exporter, _tool_status
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _tool_exporter,
+    _tool_keeper,
+    _tool_status,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._zipped import pack
 
 TOOLS: dict[str, ModuleType] = {
     "exporter": _tool_exporter,
+    "keeper": _tool_keeper,
     "status": _tool_status,
 }
 

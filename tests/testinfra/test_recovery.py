@@ -59,6 +59,12 @@ def wait_for_router() -> None:
     pytest.fail("the router did not come up in a minute")
 
 
+def options(timeout: int) -> str:
+    """The inventory's options of the router, and one more."""
+    rpc = ["127.0.0.1:50161", "127.0.0.1:50162"]
+    return json.dumps({"llama_router_options": {"rpc": rpc, "timeout": timeout}})
+
+
 @pytest.fixture
 def as_it_was() -> Iterator[None]:
     yield
@@ -70,11 +76,11 @@ def as_it_was() -> Iterator[None]:
     ("task", "change", "seen"),
     [
         # The unit is written, the service still runs the old one.
-        ("The router starts with the guest", "llama_router_sleep_idle_seconds=3600", "--sleep-idle-seconds 3600"),
+        ("The router starts with the guest", options(601), "--timeout 601"),
         # The presets are written, the router has not read them.
         ("The unit", '{"llama_router_common_options": {"threads": 1}}', "threads"),
         # In the middle of the restart, which goes on in the guest while the next run begins.
-        ("The router runs what the files say", "llama_router_sleep_idle_seconds=1800", "--sleep-idle-seconds 1800"),
+        ("The router runs what the files say", options(602), "--timeout 602"),
     ],
 )
 def test_a_play_killed_half_way_is_made_good_by_the_next(

@@ -25,9 +25,10 @@ def test_service_has_its_own_user(host: Any) -> None:
     assert host.check_output("ps -o user:20= -p %s", pid).strip() == "llama-router"
 
 
-def test_key_file_is_the_services_alone(host: Any) -> None:
+def test_key_file_is_roots_alone(host: Any) -> None:
+    """The service gets a copy from systemd."""
     keys = host.file(KEYS)
-    assert (keys.user, keys.mode) == ("llama-router", 0o400)
+    assert (keys.user, keys.mode) == ("root", 0o400)
     assert len(keys.content_string.strip()) >= 16
 
 

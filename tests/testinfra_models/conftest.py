@@ -34,9 +34,12 @@ spec.loader.exec_module(guest)
 class Guest:
     """The guest's inside through its node, quickly; has the two calls of testinfra's host that are needed here."""
 
+    def __init__(self, vmid: int = 120) -> None:
+        self.vmid = vmid
+
     def run(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
         script = command % tuple(map(shlex.quote, words)) if words else command
-        argv = [str(CHECKOUT / "tests/lab/lab"), "ssh", f"pct exec 120 -- sh -c {shlex.quote(script)}"]
+        argv = [str(CHECKOUT / "tests/lab/lab"), "ssh", f"pct exec {self.vmid} -- sh -c {shlex.quote(script)}"]
         return subprocess.run(argv, capture_output=True, text=True, check=False)
 
     def check_output(self, command: str, *words: str) -> str:

@@ -205,7 +205,13 @@ def test_an_option_of_the_command_line_that_is_gone(guest: Guest) -> None:
     assert "error: invalid argument: --no-such-option (on the command line of the unit" in msg
 
 
-def test_a_busy_model_outlives_others(guest: Guest) -> None:
+@pytest.mark.parametrize("autoload", [True, False])
+def test_a_busy_model_outlives_others(guest: Guest, autoload: bool) -> None:
+    if not autoload:
+        guest.host.unit.write_text(
+            guest.host.unit.read_text().replace(" --reuse-port", " --reuse-port --no-models-autoload")
+        )
+        guest.host.converge(watch=guest.watch)
     guest.host.load("gamma")
     asks = {"url": f"http://127.0.0.1:{guest.host.port}", "api_key_file": str(guest.host.keys), "load_timeout": 30}
     done = guest.host.call("router_swap", **asks)
