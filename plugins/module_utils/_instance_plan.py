@@ -197,7 +197,7 @@ def _places(name: str, entry: Mapping[str, Any], devices: Sequence[Any]) -> list
     uuids = [_uuid(device) for device in devices]
     if not devices or not all(uuids):
         raise InstanceError(
-            f"instance {name}: gpus needs GPUs that were looked up; for devices given by hand there is the option device"
+            f"instance {name}: gpus needs GPUs that were looked up; with devices by hand there is the option device"
         )
     if not isinstance(wanted, (list, tuple)) or not wanted:
         raise InstanceError(f"instance {name}: gpus: 'all' or a list was wanted, {wanted!r} was found")
