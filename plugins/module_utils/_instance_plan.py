@@ -124,7 +124,7 @@ class _Room:
                 f"instance {name}: what it takes of the devices is not known; say vram_mib, or name a model of the"
                 " models directory"
             )
-        limits = {
+        limits: dict[str, Any] = {
             key: [value[place] for place in places] if isinstance(value, (list, tuple)) else value
             for key, value in self._limits.items()
         }
@@ -175,7 +175,7 @@ def _model(name: str, entry: Mapping[str, Any], found: Mapping[str, Mapping[str,
         raise InstanceError(f"instance {name}: either model (an id of the models directory) or path (a file) is wanted")
     if path:
         return {"path": str(path)}
-    if id not in found:
+    if not isinstance(id, str) or id not in found:
         there = ", ".join(sorted(found)) or "none"
         raise InstanceError(f"instance {name}: the model {id!r} was wanted in the models directory, which has {there}")
     if not found[id].get("complete", True):
@@ -254,7 +254,7 @@ def _dashed(names: Sequence[str]) -> str:
 
 
 def _join(words: Sequence[str]) -> str:
-    """Words as systemd splits them again where a unit says $OPTIONS."""
+    """Words as systemd, and shlex, split them again where a unit says $OPTIONS."""
     return " ".join(
         word if _PLAIN.fullmatch(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words
     )

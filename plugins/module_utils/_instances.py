@@ -17,6 +17,7 @@ import hashlib
 import os
 import pwd
 import secrets
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -169,7 +170,7 @@ class Instances:
             instance.name,
             "--host",
             _llama_dry_run.HOST,
-            *_split(env["OPTIONS"]),
+            *shlex.split(env["OPTIONS"]),
         ]
         status, out, err = self._run(["timeout", str(_llama_dry_run.TIMEOUT), self.places.binary, *words])
         if "couldn't bind" not in out + err:
@@ -212,7 +213,7 @@ class Instances:
         """It computes where the plan has it; llama-server would use the CPU without a word."""
         devices = instance.environment.get("DEVICES", "").split()
         seen = _offload.read(self._unit(instance).journal(since, lines=_LOG, read=_LOG)) if devices else None
-        words = _split(instance.environment["OPTIONS"])
+        words = shlex.split(instance.environment["OPTIONS"])
         layers = words[words.index("--n-gpu-layers") + 1] if "--n-gpu-layers" in words else "all"
         wrong = _offload.complaint(f"the instance {instance.name}", seen, devices, layers) if seen else None
         if wrong:
@@ -280,23 +281,6 @@ def _environment_file(instance: Instance) -> str:
 def _port_of(text: str) -> int:
     line = next((line for line in text.splitlines() if line.startswith('PORT="')), 'PORT="0"')
     return int(line[6:-1])
-
-
-def _split(text: str) -> list[str]:
-    """The words that systemd makes of $OPTIONS, as the filter instance_plan wrote them."""
-    words, word, quoted, escaped = [], None, False, False
-    for sign in text:
-        if escaped:
-            word, escaped = (word or "") + sign, False
-        elif quoted and sign == "\\":
-            escaped = True
-        elif sign == '"':
-            quoted, word = not quoted, word or ""
-        elif sign == " " and not quoted:
-            words, word = [*words, *([word] if word is not None else [])], None
-        else:
-            word = (word or "") + sign
-    return [*words, *([word] if word is not None else [])]
 
 
 def _listening() -> set[int]:

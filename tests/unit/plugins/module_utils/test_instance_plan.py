@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._instance_plan import InstanceError, plan
-from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import _split
 
 GPUS: list[dict[str, Any]] = [
     {
@@ -59,7 +59,7 @@ def test_options_become_words_that_systemd_splits_again() -> None:
         "top-k": None,
         "chat-template-kwargs": {"a": 'b "c"'},
     }
-    words = _split(environment({**CODER, "options": options})["OPTIONS"])
+    words = shlex.split(environment({**CODER, "options": options})["OPTIONS"])
     assert words == ["--ctx-size", "4096", "--jinja", "--no-perf", "--chat-template-kwargs", '{"a": "b \\"c\\""}']
 
 
