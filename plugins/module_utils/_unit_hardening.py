@@ -144,7 +144,7 @@ def hardening(
             lines.append("ProtectHome=tmpfs")
         else:
             lines.append(directive.line)
-    # Also without DevicePolicy: ProtectClock allows the clock, and where one device is allowed the others are not.
+    # Also without DevicePolicy: ProtectClock adds a rule for the clock, and a rule for one device may close the others.
     lines += [f"DeviceAllow={device} rw" for device in (*_DEVICES[kind], *devices)]
     lines += [f"BindPaths={path}" if _below_home(path) else f"ReadWritePaths={path}" for path in places["writable"]]
     lines += [f"BindReadOnlyPaths={path}" for path in places["readable"] if _below_home(path)]

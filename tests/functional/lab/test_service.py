@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The service as operators want it, in real guests: hardened and serving, with a firewall, a proxy, dedicated instances.
+"""The service as operators want it, in real guests: hardened and serving, firewall, proxy, dedicated instances.
 
-Three guests: an unprivileged one without nesting, a privileged one, and one whose node refuses new namespaces. That
-one stands in for AppArmor, which this machine has not: a seccomp rule makes unshare() fail there.
-HOMELAB_LONG_TESTS=1 streams for 120 seconds instead of 15.
+Three guests: an unprivileged one without nesting, a privileged one, and one whose node refuses new namespaces. That one
+stands in for AppArmor, which this machine has not: a seccomp rule makes unshare() fail there. HOMELAB_LONG_TESTS=1
+streams for 120 seconds instead of 15.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 import ssl
 import subprocess
 import time
@@ -30,6 +31,8 @@ UNPRIVILEGED, PRIVILEGED, REFUSED = GUESTS = (160, 161, 162)
 SECONDS = 120 if os.environ.get("HOMELAB_LONG_TESTS") else 15
 KEY = "a-key-of-the-tests-0123456789"
 OTHER_KEY = "another-key-of-the-tests-0123456789"
+NGINX = "/etc/nginx/conf.d/llama-proxy.conf"
+CERTIFY = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=llama.lan -days 30"
 REFUSE = "2\ndenylist\n[all]\nunshare errno 1\n"
 
 VARIABLES: dict[str, Any] = {
@@ -63,23 +66,15 @@ VARIABLES: dict[str, Any] = {
 }
 
 
-def inside(vmid: int, command: str, given: str = "") -> str:
-    """What a shell command in a guest prints; `given` is its input."""
-    done = subprocess.run(
-        [
-            "ssh",
-            *SSH,
-            "-i",
-            str(STATE / "id_ed25519"),
-            f"root@{NODE}",
-            f"lxc-attach -n {vmid} --clear-env -- /bin/sh -c '{command}'",
-        ],
-        input=given,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def on(vmid: int, command: str) -> list[str]:
+    """The command that runs a shell command in a guest; on the node itself for 0."""
+    there = f"lxc-attach -n {vmid} --clear-env -- /bin/sh -c {shlex.quote(command)}" if vmid else command
+    return ["ssh", *SSH, "-i", str(STATE / "id_ed25519"), f"root@{NODE}", there]
+
+
+def inside(vmid: int, command: str) -> str:
+    """What it prints."""
+    done = subprocess.run(on(vmid, command), check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -113,31 +108,16 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     for vmid in GUESTS:
         destroy(vmid)
         net = f"name=eth0,bridge=vmbr0,ip={NETWORK}.{vmid}/24,gw={NETWORK}.1"
-        on_node(
-            f"pct create {vmid} {TEMPLATE} --hostname guest{vmid} --storage local-lvm --rootfs local-lvm:4 --cores 2 --memory 2048 "
-            f"--unprivileged {int(vmid != PRIVILEGED)} --features nesting=0 --net0 {net} && pct start {vmid}"
-        )
-    on_node(f"printf '{REFUSE}' >/root/refuse.seccomp".replace("\n", "\\n"))
-    on_node(
-        f"pct stop {REFUSED}; sed '/^lxc.hook/d' /var/lib/lxc/{REFUSED}/config >/root/refused.conf; "
-        f"echo lxc.seccomp.profile = /root/refuse.seccomp >>/root/refused.conf; lxc-start -n {REFUSED} -f /root/refused.conf"
-    )
-    make = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=llama.lan -keyout /etc/ssl/proxy.key -out /etc/ssl/proxy.pem"
+        disks = "--storage local-lvm --rootfs local-lvm:4 --cores 2 --memory 2048"
+        kind = f"--unprivileged {int(vmid != PRIVILEGED)} --features nesting=0"
+        on_node(f"pct create {vmid} {TEMPLATE} --hostname guest{vmid} {disks} {kind} --net0 {net} && pct start {vmid}")
+    refused = f"sed /^lxc.hook/d /var/lib/lxc/{REFUSED}/config; echo lxc.seccomp.profile = /root/refuse.seccomp"
+    on_node(f"echo {shlex.quote(REFUSE)} >/root/refuse.seccomp; ({refused}) >/root/refused.conf; pct stop {REFUSED}")
+    on_node(f"lxc-start -n {REFUSED} -f /root/refused.conf")
+    model = (folder / "models" / "tiny-single.gguf").read_bytes()
     for vmid in GUESTS:
-        model = (folder / "models" / "tiny-single.gguf").read_bytes()
-        subprocess.run(
-            [
-                "ssh",
-                *SSH,
-                "-i",
-                str(STATE / "id_ed25519"),
-                f"root@{NODE}",
-                f"lxc-attach -n {vmid} -- sh -c 'mkdir -p /srv/m && cat >/srv/m/tiny.gguf'",
-            ],
-            input=model,
-            check=True,
-        )
-        inside(vmid, f"openssl req {make} -days 30 2>/dev/null")
+        subprocess.run(on(vmid, "mkdir -p /srv/m && cat >/srv/m/tiny.gguf"), input=model, check=True)
+        inside(vmid, f"{CERTIFY} -keyout /etc/ssl/proxy.key -out /etc/ssl/proxy.pem 2>/dev/null")
     run = Play(folder)
     run()
     yield run
@@ -210,20 +190,18 @@ def _since(vmid: int, unit: str) -> str:
 
 
 def test_only_the_named_networks_get_in(play: Play) -> None:
-    connect = f"python3 -c \"import socket; socket.create_connection(('{NETWORK}.{UNPRIVILEGED}', %d), 3).close()\""
+    def reaches(vmid: int, port: int) -> bool:
+        connect = f"socket.create_connection(('{NETWORK}.{UNPRIVILEGED}', {port}), 3)"
+        command = on(vmid, f'python3 -c "import socket; {connect}"')
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
     assert ask(UNPRIVILEGED, {"max_tokens": 1}).status == 200  # from this machine, .1
     for port in (8012, 8101, 8102):
-        script = connect % port
-        assert subprocess.run([*_into(PRIVILEGED), "sh"], input=script, text=True, check=False).returncode == 0
-        assert (
-            subprocess.run(
-                [*_into(REFUSED), "sh"], input=script, text=True, check=False, capture_output=True
-            ).returncode
-            != 0
-        )
-    # The node, which is not named, gets no further than nginx: that port is none of the router's.
-    assert subprocess.run(_node(connect % 8012), check=False, capture_output=True).returncode != 0
-    assert subprocess.run(_node(connect % 443), check=False, capture_output=True).returncode == 0
+        assert reaches(PRIVILEGED, port)
+        assert not reaches(REFUSED, port)
+    # The node is not named either. It still reaches nginx: that port is none of the router's.
+    assert not reaches(0, 8012)
+    assert reaches(0, 443)
 
 
 def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
@@ -231,14 +209,6 @@ def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
     out = play("--limit", f"guest{UNPRIVILEGED}")
     assert "changed=0 " not in out
     assert "counter" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
-
-
-def _node(command: str) -> list[str]:
-    return ["ssh", *SSH, "-i", str(STATE / "id_ed25519"), f"root@{NODE}", command]
-
-
-def _into(vmid: int) -> list[str]:
-    return _node(f"lxc-attach -n {vmid} --")
 
 
 def test_a_stream_begins_at_once_and_is_not_cut(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,26 +226,21 @@ def test_a_stream_begins_at_once_and_is_not_cut(play: Play, capsys: pytest.Captu
         parts += line.startswith(b"data: ")
     answer.close()
     with capsys.disabled():
-        print(
-            f"\n  through the proxy: first byte after {first * 1000:.0f} ms, {parts} parts in {SECONDS} s, longest pause {longest * 1000:.0f} ms",
-            end="",
-        )
+        print(f"\n  through the proxy: first byte after {first * 1000:.0f} ms, {parts} parts in {SECONDS} s,", end="")
+        print(f" longest pause {longest * 1000:.0f} ms", end="")
     assert parts > SECONDS
 
 
 def test_a_silent_router_is_waited_for_and_with_a_short_limit_it_would_not_be(play: Play) -> None:
-    """At the limit of one model a request for another is silent until the first is done: longer than nginx's own minute, at times."""
-    site = "/etc/nginx/conf.d/llama-proxy.conf"
-    inside(
-        UNPRIVILEGED,
-        f"cp {site} /root/site; sed -i s/proxy_read_timeout.*/proxy_read_timeout\\ 2s\\;/ {site}; systemctl reload nginx",
-    )
+    """At the limit of one model a request for another is silent until the first is done."""
+    limit = f"sed -i 's/proxy_read_timeout.*/proxy_read_timeout 2s;/' {NGINX}"
+    inside(UNPRIVILEGED, f"cp {NGINX} /root/site; {limit}; systemctl reload nginx")
     try:
         busy = ask(UNPRIVILEGED, {"max_tokens": 100_000_000, "ignore_eos": True, "stream": True})
         busy.readline()
         assert ask(UNPRIVILEGED, {"model": "two", "max_tokens": 1}, 443).status == 504
     finally:
-        inside(UNPRIVILEGED, f"cp /root/site {site}; systemctl reload nginx")
+        inside(UNPRIVILEGED, f"cp /root/site {NGINX}; systemctl reload nginx")
     time.sleep(0.5)
     begin = time.monotonic()
     for _ in iter(lambda: time.monotonic() - begin < 5 and busy.readline(), False):
@@ -292,10 +257,8 @@ def test_http_leads_to_https_and_a_renewed_certificate_is_taken_up(play: Play) -
 
     address = (f"{NETWORK}.{UNPRIVILEGED}", 443)
     before = ssl.get_server_certificate(address)
-    inside(
-        UNPRIVILEGED,
-        "openssl req -x509 -key /etc/ssl/proxy.key -days 60 -subj /CN=renewed.lan -out /etc/ssl/new.pem && mv /etc/ssl/new.pem /etc/ssl/proxy.pem",
-    )
+    renew = f"{CERTIFY} -keyout /etc/ssl/new.key -out /etc/ssl/new.pem 2>/dev/null"
+    inside(UNPRIVILEGED, f"{renew} && cd /etc/ssl && mv new.key proxy.key && sleep 1 && mv new.pem proxy.pem")
     for _try in range(40):
         if ssl.get_server_certificate(address) != before:
             break
@@ -305,7 +268,7 @@ def test_http_leads_to_https_and_a_renewed_certificate_is_taken_up(play: Play) -
 
 
 def test_instances_and_proxy_go_by_state(play: Play) -> None:
-    first, second = VARIABLES["llamacpp_instances"]
+    first = VARIABLES["llamacpp_instances"][0]
     at_one = ("--limit", f"guest{UNPRIVILEGED}")
     play(*at_one, llamacpp_instances=[{**first, "state": "stopped"}, {"name": "other", "state": "absent"}])
     assert inside(UNPRIVILEGED, "ls /etc/llama-instance").split() == ["coder.env", "coder.keys"]

@@ -48,7 +48,6 @@ def test_exposure(tmp_path: Path, kind: str, bound: float) -> None:
 
 
 def test_a_gpu_keeps_its_devices_even_where_devices_cannot_be_closed() -> None:
-    """ProtectClock allows the clock alone, and so closes every other device to a unit that names none."""
     assert "DeviceAllow=char-nvidia* rw" in directives(hardening("cuda"))
     assert "DeviceAllow=char-nvidia* rw" in directives(hardening("cuda", {"DevicePolicy": "unknown"}))
     assert "DeviceAllow=char-drm rw" in directives(hardening("vulkan"))
