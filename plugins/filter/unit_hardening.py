@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_hardening import HardeningError, hardening
+from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_hardening import HardeningError, hardening, kind_of
 
 
 def unit_hardening(
@@ -24,6 +24,8 @@ def unit_hardening(
                 f"unit_hardening: {name}: directives with reasons were wanted, {value!r} was found"
             )
     try:
+        if isinstance(kind, (list, tuple)):
+            kind = kind_of(str(name) for name in kind)
         return hardening(kind, refused, writable, readable, devices, left_out)
     except HardeningError as error:
         raise AnsibleFilterError(f"unit_hardening: {error}") from error

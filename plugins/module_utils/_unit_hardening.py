@@ -102,6 +102,14 @@ _NEVER = {
 _HOMES = ("/home", "/root", "/run/user")
 
 
+def kind_of(devices: Iterable[str]) -> str:
+    """The kind of a llama-server that computes on these devices, as its backends name them (CUDA0, RPC0)."""
+    local = [name for name in devices if not name.startswith("RPC")]
+    if not local:
+        return CPU
+    return CUDA if all(name.startswith("CUDA") for name in local) else VULKAN
+
+
 def hardening(
     kind: str,
     refused: Mapping[str, str] | None = None,

@@ -14,6 +14,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_hardening i
     KINDS,
     HardeningError,
     hardening,
+    kind_of,
 )
 
 
@@ -89,3 +90,17 @@ def test_paths_in_homes_are_seen_and_the_homes_are_not() -> None:
 def test_what_no_unit_can_be_written_from(given: dict[str, object], text: str) -> None:
     with pytest.raises(HardeningError, match=text.replace("(", r"\(")):
         hardening(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind"),
+    [
+        ([], "cpu"),
+        (["RPC0", "RPC1"], "cpu"),
+        (["CUDA0", "RPC0"], "cuda"),
+        (["CUDA0", "Vulkan1"], "vulkan"),
+        (["ROCm0"], "vulkan"),
+    ],
+)
+def test_the_kind_follows_from_the_devices(devices: list[str], kind: str) -> None:
+    assert kind_of(devices) == kind
