@@ -245,12 +245,14 @@ def test_a_silent_router_is_waited_for_and_with_a_short_limit_it_would_not_be(pl
             pass
         return status
 
-    begin = time.monotonic()
-    ask(UNPRIVILEGED, {"ignore_eos": True, "max_tokens": 1000}).read()
-    speed = 1000 / (time.monotonic() - begin)  # tokens a second
+    begin, tokens = time.monotonic(), 20
+    ask(UNPRIVILEGED, {"ignore_eos": True, "max_tokens": tokens}).read()
+    speed = tokens / (time.monotonic() - begin)  # tokens a second; few on a busy machine
     assert both(5) == 200
     limit = f"sed -i 's/proxy_read_timeout.*/proxy_read_timeout 2s;/' {NGINX}"
-    inside(UNPRIVILEGED, f"cp {NGINX} /root/site; {limit}; systemctl reload nginx")
+    inside(
+        UNPRIVILEGED, f"cp {NGINX} /root/site; {limit}; systemctl reload nginx; sleep 2"
+    )  # for the workers of before to go
     try:
         assert both(8) == 504
     finally:
