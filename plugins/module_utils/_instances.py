@@ -90,9 +90,9 @@ class Instances:
                 self._dry_run(instance)
 
     def converge(self) -> None:
-        unit_files = Unit(self._run, self.places.unit + "@.service")
-        with contextlib.suppress(UnitError):
-            unit_files.daemon_reload()
+        if not any(instance.changed for instance in self.all):
+            return
+        Unit(self._run, f"{self.places.unit}@.service").daemon_reload()
         for instance in self.all:
             if instance.action in ("stop", "remove"):
                 self._unit(instance).stop()
