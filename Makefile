@@ -126,6 +126,10 @@ bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-conn
 test-model-file-long: venv ## A download killed twenty times at random moments; the short form is in make functional
 	MODEL_FILE_KILLS=20 $(RUN) pytest tests/functional/test_model_file.py -k kill -s
 
+.PHONY: test-stream
+test-stream: venv lab ## An answer of two minutes through the proxy; the short form is in make functional-lab
+	HOMELAB_LONG_TESTS=1 $(RUN) pytest tests/functional/lab/test_service.py -k stream -s
+
 .PHONY: bench-connection
 bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
 	$(RUN) python tests/bench/connection.py

@@ -169,6 +169,16 @@ class Client:
             return False
         return True
 
+    def admits(self) -> bool:
+        """Whether the server, of whatever kind, answers to this key, or to none."""
+        try:
+            self._call("GET", "/v1/models")
+        except Refused as error:
+            if error.status == 401:
+                return False
+            raise
+        return True
+
     def props(self) -> dict[str, Any]:
         """What the router says of itself; raises RouterError when it is another kind of server."""
         try:

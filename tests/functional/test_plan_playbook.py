@@ -85,6 +85,24 @@ def test_the_plan_is_printed_and_a_second_run_changes_nothing(page: Path) -> Non
     assert "--ctx-size 32768 --tensor-split 1,1 --fit off" in text
 
 
+def test_what_dedicated_instances_hold_is_left_alone(page: Path) -> None:
+    """Of the second device alone: half of the 8B's weights and cache would be on the first without `device`."""
+    coder = {
+        "name": "coder",
+        "model": "Qwen3-8B-Q4_K_M",
+        "port": 8101,
+        "options": {"ctx-size": 8192, "device": "CUDA1"},
+    }
+    stopped = {"name": "idle", "model": "Qwen3-8B-Q4_K_M", "port": 8102, "state": "stopped"}
+    run = Run(page.parent, MODELS[1:], "-e", json.dumps({"llamacpp_instances": [coder, stopped]}))
+    assert run.rc == 0, run.output
+    (usable,) = (line.split()[1:3] for line in run.lines if line.startswith("usable"))
+    assert usable[0] == "23552"
+    assert 16000 < int(usable[1]) < 18000
+    clash = Run(page.parent, MODELS[1:], "-e", json.dumps({"llamacpp_instances": [{**coder, "port": 8012}]}))
+    assert "instance coder: port 8012 is the one of the router" in clash.output
+
+
 def test_a_plan_that_cannot_work_stops_with_one_sentence(page: Path) -> None:
     run = Run(page.parent, [*MODELS, {"name": "x", "size": "70b", "options": {"ctx-size": 131072}}])
     assert run.rc != 0

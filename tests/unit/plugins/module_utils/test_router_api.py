@@ -190,6 +190,15 @@ def test_healthy(server: Answering, client: Client) -> None:
         client.healthy()
 
 
+def test_whom_a_server_of_any_kind_lets_in(server: Answering, client: Client) -> None:
+    assert client.admits()
+    server.says(*error(401, "Invalid API Key"))
+    assert not client.admits()
+    server.says(*error(503, "Loading model"))
+    with pytest.raises(Refused, match="Loading model"):
+        client.admits()
+
+
 def test_a_server_that_breaks_off_or_hangs() -> None:
     def accept_and_close() -> None:
         listener.accept()[0].close()

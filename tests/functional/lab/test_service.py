@@ -1,0 +1,292 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The service as operators want it, in real guests: hardened and serving, firewall, proxy, dedicated instances.
+
+Three guests: an unprivileged one without nesting, a privileged one, and one whose node refuses new namespaces. That one
+stands in for AppArmor, which this machine has not: a seccomp rule makes unshare() fail there. HOMELAB_LONG_TESTS=1
+streams for 120 seconds instead of 15.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shlex
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_node import BIN, NETWORK, NODE, SSH, STATE, destroy, on_node
+
+HERE = Path(__file__).parent
+TEMPLATE = "local:vztmpl/debian-14-forky-llama_14.0-1_amd64.tar.zst"
+UNPRIVILEGED, PRIVILEGED, REFUSED = GUESTS = (160, 161, 162)
+SECONDS = 120 if os.environ.get("HOMELAB_LONG_TESTS") else 15
+AT_ONE = ("--limit", f"guest{UNPRIVILEGED}")
+KEY = "a-key-of-the-tests-0123456789"
+OTHER_KEY = "another-key-of-the-tests-0123456789"
+NGINX = "/etc/nginx/conf.d/llama-proxy.conf"
+CERTIFY = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=llama.lan -days 30"
+REFUSE = "2\ndenylist\n[all]\nunshare errno 1\n"
+
+VARIABLES: dict[str, Any] = {
+    "ansible_connection": "homelab.llamacpp.pct",
+    "ansible_host": NODE,
+    "ansible_user": "root",
+    "ansible_ssh_private_key_file": f"{STATE}/id_ed25519",
+    "ansible_ssh_common_args": " ".join(SSH),
+    "ansible_python_interpreter": "/usr/bin/python3",
+    "llama_router_cpu_only": True,
+    "llama_router_models_max": 1,
+    "llama_router_api_keys": [KEY],
+    "llama_router_firewall_allow": [f"{NETWORK}.1", f"{NETWORK}.{PRIVILEGED}/32", "2001:db8::/64"],
+    "llama_router_firewall_ports": [8101, 8102],
+    "llama_proxy_certificate": "/etc/ssl/proxy.pem",
+    "llama_proxy_certificate_key": "/etc/ssl/proxy.key",
+    "llamacpp_models": [
+        {"name": name, "source": {"path": "/srv/m/tiny.gguf"}, "options": {"ctx-size": 512, "context-shift": True}}
+        for name in ("one", "two")
+    ],
+    "llamacpp_instances": [
+        {"name": "coder", "model": "one", "port": 8101, "options": {"ctx-size": 512}},
+        {
+            "name": "other",
+            "path": "/srv/m/tiny.gguf",
+            "port": 8102,
+            "api_keys": [OTHER_KEY, KEY],
+            "options": {"ctx-size": 256},
+        },
+    ],
+}
+
+
+def on(vmid: int, command: str) -> list[str]:
+    """The command that runs a shell command in a guest; on the node itself for 0."""
+    there = f"lxc-attach -n {vmid} --clear-env -- /bin/sh -c {shlex.quote(command)}" if vmid else command
+    return ["ssh", *SSH, "-i", str(STATE / "id_ed25519"), f"root@{NODE}", there]
+
+
+def inside(vmid: int, command: str) -> str:
+    """What it prints."""
+    done = subprocess.run(on(vmid, command), check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+class Play:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *more: str, **variables: Any) -> str:
+        """Run the play to its end, and return what it prints."""
+        hosts = {f"guest{vmid}": {"proxmox_lxc_vmid": vmid, "proxmox_lxc_node": "pve"} for vmid in GUESTS}
+        inventory = {"guests": {"hosts": hosts, "vars": {**VARIABLES, **variables}}}
+        (self.folder / "hosts.yml").write_text(json.dumps(inventory))
+        done = subprocess.run(
+            [str(BIN / "ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(HERE / "service.yml"), *more],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+    """The three guests with everything in them."""
+    folder = tmp_path_factory.mktemp("service")
+    maker = [str(BIN / "python"), str(HERE.parent.parent / "make_tiny_models.py"), str(folder / "models"), "demo"]
+    subprocess.run(maker, check=True, capture_output=True)
+    for vmid in GUESTS:
+        destroy(vmid)
+        net = f"name=eth0,bridge=vmbr0,ip={NETWORK}.{vmid}/24,gw={NETWORK}.1"
+        disks = "--storage local-lvm --rootfs local-lvm:4 --cores 2 --memory 2048"
+        kind = f"--unprivileged {int(vmid != PRIVILEGED)} --features nesting=0"
+        on_node(f"pct create {vmid} {TEMPLATE} --hostname guest{vmid} {disks} {kind} --net0 {net} && pct start {vmid}")
+    refused = f"sed /^lxc.hook/d /var/lib/lxc/{REFUSED}/config; echo lxc.seccomp.profile = /root/refuse.seccomp"
+    on_node(f"echo {shlex.quote(REFUSE)} >/root/refuse.seccomp; ({refused}) >/root/refused.conf; pct stop {REFUSED}")
+    on_node(f"lxc-start -n {REFUSED} -f /root/refused.conf")
+    model = (folder / "models" / "tiny-single.gguf").read_bytes()
+    for vmid in GUESTS:
+        subprocess.run(on(vmid, "mkdir -p /srv/m && cat >/srv/m/tiny.gguf"), input=model, check=True)
+        inside(vmid, f"{CERTIFY} -keyout /etc/ssl/proxy.key -out /etc/ssl/proxy.pem 2>/dev/null")
+    run = Play(folder)
+    run()
+    yield run
+    on_node(f"lxc-stop -k -n {REFUSED}", check=False)
+    for vmid in GUESTS:
+        destroy(vmid)
+
+
+def ask(
+    vmid: int, body: dict[str, Any], port: int = 8012, key: str = KEY, seconds: float = 60
+) -> http.client.HTTPResponse:
+    """One completion, from this machine; over TLS on 443."""
+    host = f"{NETWORK}.{vmid}"
+    context = ssl._create_unverified_context()
+    line = (
+        http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
+        if port == 443
+        else http.client.HTTPConnection(host, port, timeout=seconds)
+    )
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    line.request("POST", "/v1/completions", json.dumps({"model": "one", "prompt": "a", **body}), headers)
+    return line.getresponse()
+
+
+@pytest.mark.parametrize("vmid", GUESTS)
+def test_every_hardened_unit_really_serves_and_scores(
+    play: Play, vmid: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for port, key in ((8012, KEY), (443, KEY), (8102, OTHER_KEY), (8102, KEY)):
+        assert ask(vmid, {"max_tokens": 3}, port, key).status == 200
+    for unit in ("llama-router.service", "llama-instance@coder.service", "llama-instance@other.service"):
+        said = inside(vmid, f"systemd-analyze security --no-pager {unit}")
+        score = float(said.split("Overall exposure level")[1].split()[2])
+        with capsys.disabled():
+            print(f"\n  guest {vmid}: {unit}: {score}", end="")
+        # Where the node refuses namespaces, what is left are the filters of system calls and the rights.
+        assert score <= (4.0 if vmid == REFUSED else 1.5)
+
+
+def test_what_the_guest_does_not_carry_out_is_said_in_the_unit(play: Play) -> None:
+    unit = inside(REFUSED, "cat /etc/systemd/system/llama-router.service")
+    assert "\nPrivateUsers=true" not in unit
+    assert "#   PrivateUsers: this machine: 217/USER" in unit
+    assert "#   ProtectSystem: this machine: without effect, the service shares PID 1" in unit
+    for vmid in (UNPRIVILEGED, PRIVILEGED):
+        assert "this machine" not in inside(vmid, "cat /etc/systemd/system/llama-router.service")
+
+
+def test_a_second_run_changes_nothing_and_a_changed_instance_restarts_alone(play: Play) -> None:
+    started = {
+        unit: _since(UNPRIVILEGED, unit) for unit in ("llama-router", "llama-instance@coder", "llama-instance@other")
+    }
+    first, second = VARIABLES["llamacpp_instances"]
+    out = play(*AT_ONE, llamacpp_instances=[{**first, "options": {"ctx-size": 768}}, second])
+    assert "changed=1 " in out
+    now = {unit: _since(UNPRIVILEGED, unit) for unit in started}
+    assert {unit for unit in started if now[unit] != started[unit]} == {"llama-instance@coder"}
+    assert "--ctx-size 768" in inside(UNPRIVILEGED, "cat /etc/llama-instance/coder.env")
+
+
+def test_a_port_of_another_is_refused_before_anything_is_changed(play: Play) -> None:
+    first, second = VARIABLES["llamacpp_instances"]
+    with pytest.raises(AssertionError, match="instance coder: port 8012 is the one of the router"):
+        play(*AT_ONE, "--tags", "instances", llamacpp_instances=[{**first, "port": 8012}, second])
+    assert 'PORT="8101"' in inside(UNPRIVILEGED, "cat /etc/llama-instance/coder.env")
+
+
+def _since(vmid: int, unit: str) -> str:
+    return inside(vmid, f"systemctl show {unit} --property ExecMainStartTimestampMonotonic --value").strip()
+
+
+def test_only_the_named_networks_get_in(play: Play) -> None:
+    def reaches(vmid: int, port: int) -> bool:
+        connect = f"socket.create_connection(('{NETWORK}.{UNPRIVILEGED}', {port}), 3)"
+        command = on(vmid, f'python3 -c "import socket; {connect}"')
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    assert ask(UNPRIVILEGED, {"max_tokens": 1}).status == 200  # from this machine, .1
+    for port in (8012, 8101, 8102):
+        assert reaches(PRIVILEGED, port)
+        assert not reaches(REFUSED, port)
+    # The node is not named either. It still reaches nginx: that port is none of the router's.
+    assert not reaches(0, 8012)
+    assert reaches(0, 443)
+
+
+def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
+    inside(UNPRIVILEGED, "nft delete table inet llama_router")
+    out = play(*AT_ONE, "--tags", "router")
+    assert "changed=0 " not in out
+    assert "counter" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
+
+
+def test_a_stream_begins_at_once_and_is_not_cut(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(UNPRIVILEGED, {"max_tokens": 1}).status == 200  # loaded
+    begin = time.monotonic()
+    answer = ask(UNPRIVILEGED, {"max_tokens": 100_000_000, "ignore_eos": True, "stream": True}, 443)
+    assert (answer.status, answer.getheader("Content-Type")) == (200, "text/event-stream")
+    line = answer.readline()
+    first = time.monotonic() - begin
+    parts, longest, last = 1, 0.0, time.monotonic()
+    while time.monotonic() - begin < SECONDS:
+        line = answer.readline()
+        assert line, f"cut after {time.monotonic() - begin:.1f} s"
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        parts += line.startswith(b"data: ")
+    answer.close()
+    with capsys.disabled():
+        print(f"\n  through the proxy: first byte after {first * 1000:.0f} ms, {parts} parts in {SECONDS} s,", end="")
+        print(f" longest pause {longest * 1000:.0f} ms", end="")
+    assert parts > SECONDS
+
+
+def test_a_silent_router_is_waited_for_and_with_a_short_limit_it_would_not_be(play: Play) -> None:
+    """At the limit of one model a request for another is silent until the first is done."""
+
+    def both(seconds: float) -> int:
+        """A request for the other model while this one answers for so many seconds: what comes of it."""
+        body = {"ignore_eos": True, "max_tokens": int(speed * seconds)}
+        busy = ask(UNPRIVILEGED, {**body, "stream": True})
+        busy.readline()
+        status = ask(UNPRIVILEGED, {"model": "two", "max_tokens": 1}, 443, seconds=120).status
+        while busy.readline():
+            pass
+        return status
+
+    begin, tokens = time.monotonic(), 100
+    ask(UNPRIVILEGED, {"ignore_eos": True, "max_tokens": tokens}).read()
+    speed = tokens / (time.monotonic() - begin)  # tokens a second; few on a busy machine
+    assert both(5) == 200
+    limit = f"sed -i 's/proxy_read_timeout.*/proxy_read_timeout 2s;/' {NGINX}"
+    # The workers of before take a moment to go.
+    inside(UNPRIVILEGED, f"cp {NGINX} /root/site; {limit}; systemctl reload nginx; sleep 2")
+    try:
+        assert both(12) == 504
+    finally:
+        inside(UNPRIVILEGED, f"cp /root/site {NGINX}; systemctl reload nginx")
+
+
+def test_http_leads_to_https_and_a_renewed_certificate_is_taken_up(play: Play) -> None:
+    line = http.client.HTTPConnection(f"{NETWORK}.{UNPRIVILEGED}", 80, timeout=10)
+    line.request("GET", "/v1/models")
+    answer = line.getresponse()
+    assert (answer.status, answer.getheader("Location")) == (308, f"https://{NETWORK}.{UNPRIVILEGED}/v1/models")
+
+    address = (f"{NETWORK}.{UNPRIVILEGED}", 443)
+    before = ssl.get_server_certificate(address)
+    renew = f"{CERTIFY} -keyout /etc/ssl/new.key -out /etc/ssl/new.pem 2>/dev/null"
+    inside(UNPRIVILEGED, f"{renew} && cd /etc/ssl && mv new.key proxy.key && sleep 1 && mv new.pem proxy.pem")
+    for _try in range(40):
+        if ssl.get_server_certificate(address) != before:
+            break
+        time.sleep(0.25)
+    else:
+        pytest.fail("nginx still shows the certificate of before")
+
+
+def test_instances_and_proxy_go_by_state(play: Play) -> None:
+    first = VARIABLES["llamacpp_instances"][0]
+    at_one = (*AT_ONE, "--tags", "instances,proxy")
+    play(*at_one, llamacpp_instances=[{**first, "state": "stopped"}, {"name": "other", "state": "absent"}])
+    assert inside(UNPRIVILEGED, "ls /etc/llama-instance").split() == ["coder.env", "coder.keys"]
+    assert inside(UNPRIVILEGED, "systemctl is-active llama-instance@coder || true").strip() == "inactive"
+    assert inside(UNPRIVILEGED, "systemctl is-enabled llama-instance@coder || true").strip() == "disabled"
+    play(*at_one, llama_instance_state="absent", llama_proxy_state="absent")
+    left = inside(
+        UNPRIVILEGED,
+        "ls -d /etc/llama-instance /etc/systemd/system/llama-instance* /etc/nginx/conf.d/llama* 2>/dev/null || true",
+    )
+    assert left == ""
+    assert ask(UNPRIVILEGED, {"max_tokens": 1}).status == 200  # the router is as it was

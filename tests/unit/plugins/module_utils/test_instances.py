@@ -1,0 +1,226 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import InstanceError, Instances, Places
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Machine:
+    """Stands in for systemd and llama-server: a started unit records what it started with, and answers HTTP."""
+
+    def __init__(self, root: Path) -> None:
+        self.config, self.run_dir = root / "etc", root / "run"
+        self.config.mkdir()
+        self.servers: dict[str, ThreadingHTTPServer] = {}
+        self.enabled: set[str] = set()
+        self.said: list[str] = []
+        self.refuses = self.breaks = self.open = self.killed = self.changed = False
+
+    def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        if argv[0] == "timeout":
+            return (1, "", "error: invalid argument" if self.refuses else "srv: couldn't bind HTTP server socket")
+        if argv[0] == "journalctl":
+            return 0, "error: no room\n", ""
+        assert argv[0] == "systemctl"
+        verb, name = argv[1], argv[2].split("@")[-1].replace(".service", "") if len(argv) > 2 else ""
+        if verb == "show":
+            up = name in self.servers
+            state = {
+                "LoadState": "loaded",
+                "ActiveState": "active" if up else "inactive",
+                "SubState": "running",
+                "NeedDaemonReload": "no",
+                "MainPID": "1" if up else "0",
+                "UnitFileState": "enabled" if name in self.enabled else "disabled",
+            }
+            return 0, "".join(f"{key}={value}\n" for key, value in state.items()), ""
+        if verb == "restart" and self.killed:
+            raise KeyboardInterrupt
+        if verb in ("enable", "disable", "restart", "stop"):
+            self.said.append(f"{verb} {name}")
+        if verb == "enable":
+            self.enabled.add(name)
+        if verb == "disable":
+            self.enabled.discard(name)
+        if verb in ("restart", "stop"):
+            self.stop(name)
+        if verb == "restart" and not self.breaks:
+            self.start(name)
+        return 0, "", ""
+
+    def start(self, name: str) -> None:
+        files = [self.config / f"{name}.env", self.config / f"{name}.keys"]
+        lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}\n" for file in files]
+        (self.run_dir / name).mkdir(parents=True, exist_ok=True)
+        (self.run_dir / name / "applied").write_text("".join(lines))
+        keys = [] if self.open else files[1].read_text().split()
+        port = next(line for line in files[0].read_text().splitlines() if line.startswith("PORT="))
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                sent = str(self.headers.get("Authorization")).replace("Bearer ", "")
+                good = self.path == "/health" or not keys or sent in keys
+                body = b'{"data": []}' if good else b'{"error": {"message": "Invalid API Key"}}'
+                self.send_response(200 if good else 401)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", int(port[6:-1])), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        self.servers[name] = server
+
+    def stop(self, name: str) -> None:
+        server = self.servers.pop(name, None)
+        if server:
+            server.shutdown()
+            server.server_close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    (tmp_path / "model.gguf").touch()
+    yield machine
+    for name in list(machine.servers):
+        machine.stop(name)
+
+
+def entry(machine: Machine, name: str, port: int, **more: Any) -> dict[str, Any]:
+    model = str(machine.config.parent / "model.gguf")
+    environment = {"MODEL": model, "HOST": "127.0.0.1", "PORT": str(port), "DEVICES": "", "OPTIONS": "--threads 1"}
+    return {"name": name, "state": "started", "port": port, "environment": environment, **more}
+
+
+def converge(machine: Machine, *wanted: dict[str, Any], check: bool = False) -> dict[str, str]:
+    places = Places(
+        str(machine.config), str(machine.run_dir), "llama-instance", getpass.getuser(), "/bin/llama-server", (), 5
+    )
+    instances = Instances(wanted, places, machine)
+    instances.look()
+    if not check:
+        instances.converge()
+    machine.changed = any(instance.changed for instance in instances.all)
+    return {instance.name: instance.action for instance in instances.all}
+
+
+def test_from_nothing_then_nothing_to_do(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    assert converge(machine, coder, check=True) == {"coder": "start"}
+    assert list(machine.config.iterdir()) == []
+    assert converge(machine, coder) == {"coder": "start"}
+    assert machine.said == ["enable coder", "restart coder"]
+    key = (machine.config / "coder.keys").read_text()
+    assert len(key.strip()) >= 16
+    assert (machine.config / "coder.keys").stat().st_mode & 0o777 == 0o400
+    assert (machine.config / "coder.env").stat().st_mode & 0o777 == 0o640
+    assert converge(machine, coder) == {"coder": "none"}
+    assert machine.changed is False
+    assert (machine.config / "coder.keys").read_text() == key
+
+
+def test_the_changed_one_restarts_alone(machine: Machine) -> None:
+    first, second = entry(machine, "first", free_port()), entry(machine, "second", free_port())
+    converge(machine, first, second)
+    second["environment"]["OPTIONS"] = "--threads 2"
+    assert converge(machine, first, second) == {"first": "none", "second": "restart"}
+    assert converge(machine, first, {**second, "keys": ["a-key-0123456789"]}) == {"first": "none", "second": "restart"}
+
+
+def test_a_run_cut_off_between_file_and_restart_is_made_good(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    coder["environment"]["OPTIONS"] = "--threads 2"
+    machine.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        converge(machine, coder)
+    machine.killed = False
+    assert "--threads 2" in (machine.config / "coder.env").read_text()
+    assert converge(machine, coder) == {"coder": "restart"}
+    assert converge(machine, coder) == {"coder": "none"}
+
+
+def test_a_file_that_somebody_touched_is_put_right_without_a_restart(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    with (machine.config / "coder.env").open("a") as file:
+        file.write("# by hand\n")
+    assert converge(machine, coder) == {"coder": "none"}
+    assert machine.changed is True
+    assert "by hand" not in (machine.config / "coder.env").read_text()
+
+
+def test_stopped_then_absent(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    assert converge(machine, {**coder, "state": "stopped"}) == {"coder": "stop"}
+    assert machine.enabled == set()
+    assert len(list(machine.config.iterdir())) == 2
+    assert converge(machine, {"name": "coder", "state": "absent"}) == {"coder": "remove"}
+    assert list(machine.config.iterdir()) == []
+    assert converge(machine, {"name": "coder", "state": "absent"}) == {"coder": "none"}
+
+
+def test_a_port_can_go_from_one_to_another_in_one_run(machine: Machine) -> None:
+    port = free_port()
+    converge(machine, entry(machine, "old", port))
+    gone, new = {"name": "old", "state": "absent"}, entry(machine, "new", port)
+    assert converge(machine, new, gone) == {"new": "start", "old": "remove"}
+
+
+def test_a_port_of_another_program_is_refused_before_anything_is_written(machine: Machine) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InstanceError, match=f"port {port} was wanted, another program listens there already"):
+            converge(machine, entry(machine, "coder", port))
+    assert list(machine.config.iterdir()) == []
+
+
+def test_options_that_the_server_refuses_change_nothing(machine: Machine) -> None:
+    machine.refuses = True
+    with pytest.raises(InstanceError, match=r"refuses its options .1.: error: invalid argument"):
+        converge(machine, entry(machine, "coder", free_port()))
+    assert list(machine.config.iterdir()) == []
+
+
+def test_one_that_does_not_come_up_is_told_with_its_journal(machine: Machine) -> None:
+    machine.breaks = True
+    with pytest.raises(InstanceError, match=r"its process ended\. Its journal's last words: error: no room"):
+        converge(machine, entry(machine, "coder", free_port()))
+
+
+def test_one_that_answers_without_a_key_is_an_error(machine: Machine) -> None:
+    machine.open = True
+    with pytest.raises(InstanceError, match="it answers without a key"):
+        converge(machine, entry(machine, "coder", free_port()))
+
+
+def test_what_an_environment_file_would_read_otherwise_is_escaped(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    coder["environment"]["OPTIONS"] = r'--x "a\"b $HOME `id`"'
+    converge(machine, coder)
+    assert r'OPTIONS="--x \"a\\\"b \$HOME \`id\`\""' in (machine.config / "coder.env").read_text()
