@@ -20,9 +20,9 @@ class RemovalError(Exception):
 def found(patterns: Iterable[str], keep: Iterable[str] = ()) -> list[str]:
     """What there is of these (shell patterns), as the topmost paths that go as a whole. RemovalError for `/` and its like."""
     kept = [os.path.normpath(path) for path in keep]
-    paths = []
+    paths: list[str] = []
     for pattern in patterns:
-        if not os.path.isabs(pattern) or os.path.normpath(pattern).count("/") < 2:
+        if not os.path.isabs(pattern) or os.path.normpath(pattern).lstrip("/").count("/") < 1:
             raise RemovalError(
                 f"paths: an absolute path below the first level was wanted, found {pattern!r}; correct it"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ PLAYBOOKS = CHECKOUT / "playbooks"
 
 
 class HandMade(BuildGuest):
-    """One whose first state is kept as a snapshot; each of the suites goes back to it."""
+    """One whose first state, with llama-server and models in /srv/tiny, is kept as a snapshot; the suites go back to it."""
 
     def __init__(self, vmid: int, folder: Path) -> None:
         super().__init__(vmid, folder, memory_mib=2048, disk_gib=8)
@@ -41,6 +42,10 @@ class HandMade(BuildGuest):
         (self.folder / "ansible.cfg").write_text(
             "[defaults]\ncallback_result_format = yaml\n[ssh_connection]\npipelining = true\n"
         )
+        self.run("apt-get update -qq && apt-get install -y -qq --no-install-recommends llama.cpp-tools")
+        models = self.folder / "models"
+        subprocess.run([sys.executable, CHECKOUT / "tests/make_tiny_models.py", models], check=True)
+        self.unpack(models, "/srv/tiny")
         on_node(f"pct snapshot {self.vmid} first")
 
     def again(self) -> None:

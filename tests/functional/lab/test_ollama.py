@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 
 import pytest
 from hand_made import CHECKOUT, HandMade, changed, words
@@ -35,7 +34,7 @@ API = "http://127.0.0.1:11434/api"
 
 
 @pytest.fixture(scope="module")
-def guest(hand_made: HandMade) -> Iterator[HandMade]:
+def guest(hand_made: HandMade) -> HandMade:
     hand_made.again()
     hand_made.put("/usr/local/bin/ollama", (CHECKOUT / "tests/doubles/ollama.py").read_bytes(), "755")
     hand_made.put(FILE, UNIT)
@@ -43,7 +42,7 @@ def guest(hand_made: HandMade) -> Iterator[HandMade]:
     hand_made.run(
         "useradd -r -s /bin/false ollama; systemctl daemon-reload; systemctl enable --now ollama llama-router"
     )
-    yield hand_made
+    return hand_made
 
 
 def ask(guest: HandMade, path: str, request: dict[str, object] | None = None) -> str:
