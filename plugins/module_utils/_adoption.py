@@ -29,9 +29,31 @@ VARIABLES = {
 }
 # Options of the router's own that have none; all others are the models'.
 ROUTER = frozenset(
-    "threads-http timeout webui path api-prefix cors-origins cors-methods cors-headers cors-credentials ui-config"
-    " ui-config-file webui-config webui-config-file log-file log-prefix log-timestamps log-colors log-disable rpc"
-    " sse-ping-interval media-path slots props".split()
+    [
+        "threads-http",
+        "timeout",
+        "webui",
+        "path",
+        "api-prefix",
+        "cors-origins",
+        "cors-methods",
+        "cors-headers",
+        "cors-credentials",
+        "ui-config",
+        "ui-config-file",
+        "webui-config",
+        "webui-config-file",
+        "log-file",
+        "log-prefix",
+        "log-timestamps",
+        "log-colors",
+        "log-disable",
+        "rpc",
+        "sse-ping-interval",
+        "media-path",
+        "slots",
+        "props",
+    ]
 )
 # What the role does by itself.
 OWN = frozenset({"metrics", "reuse-port", "log-verbosity"})
@@ -149,7 +171,7 @@ class Adoption:
         self.keys = [key for key in given if KEY.fullmatch(key)]
         if len(self.keys) < len(given):
             self.left.append(
-                f"{len(given) - len(self.keys)} of {len(given)} keys: shorter than 16 characters, or with a blank in it, so"
+                f"{len(given) - len(self.keys)} of {len(given)} keys: shorter than 16 characters, or with a blank, so"
                 " the role llama_router refuses it. Who uses it needs another one"
             )
         if not given:

@@ -186,8 +186,8 @@ class Placer:
             return Linked(source, target, symbolic=False, sha256=checksum)
         except OSError as error:
             raise FetchError(
-                f"{target} was wanted as a second name of {source}: {error.strerror}; take method copy or move, or bring"
-                " both onto one file system"
+                f"{target} was wanted as a second name of {source}: {error.strerror}; take method copy or move, or"
+                " bring both onto one file system"
             ) from None
 
     def _check(self, resolved: Resolved, staged: Mapping[str, Staged]) -> None:

@@ -50,7 +50,7 @@ class State:
 
 
 class Ollama:
-    """`root` is where /etc/systemd/system and `memory`, the file that remembers the state before, are: / on a machine."""
+    """`memory` is the file that remembers the state before; it and /etc are looked for below `root`, / on a machine."""
 
     def __init__(self, run: Run, unit: str, router: str, memory: str, root: str = "/") -> None:
         self._run = run
@@ -82,7 +82,7 @@ class Ollama:
         now, (was, last) = self.now(), self._remembered()
         if mode == "untouched" and not last:
             return now
-        # Once this stopped it, or could have, it runs again if it did before. Else who started or stopped it meant that.
+        # Once this stopped it, or could have, it runs again if it did before. Else an operator did, and meant it.
         active = was.active or now.active if last in ("disabled", "exclusive") and mode != last else now.active
         if mode == "untouched":
             return replace(was, active=active and not was.masked, drop_in="")
@@ -153,9 +153,9 @@ class Ollama:
         found = environment.get(b"OLLAMA_KEEP_ALIVE", b"").decode(errors="replace")
         if found != "0":
             raise OllamaError(
-                f"OLLAMA_KEEP_ALIVE=0 was wanted of {self._unit.name}, its process has {found or 'none'!r}: a drop-in that"
-                f" is read after {DROP_IN}, or an EnvironmentFile=, says so (systemctl cat {self._unit.name}); take that"
-                " line away"
+                f"OLLAMA_KEEP_ALIVE=0 was wanted of {self._unit.name}, its process has {found or 'none'!r}: a drop-in"
+                f" that is read after {DROP_IN}, or an EnvironmentFile=, says so (systemctl cat {self._unit.name});"
+                " take that line away"
             )
 
     def _mask(self) -> None:
@@ -193,8 +193,8 @@ class Ollama:
             return self.now(), ""
         except (KeyError, TypeError, ValueError):
             raise OllamaError(
-                f"{self._memory} was wanted with the state of {self._unit.name} before the role changed it, and cannot be"
-                " read; remove it, and the state as it is now becomes that one"
+                f"{self._memory} was wanted with the state of {self._unit.name} before the role changed it, and cannot"
+                " be read; remove it, and the state as it is now becomes that one"
             ) from None
 
     def _remember(self, was: State, mode: str) -> None:
@@ -203,7 +203,7 @@ class Ollama:
 
 
 def held_mib(url: str) -> tuple[list[str], int]:
-    """The models that an Ollama has loaded, and the VRAM that it says they take, in MiB; none when it does not answer."""
+    """The models that an Ollama has loaded, and the VRAM that it says they take, in MiB; none without an answer."""
     answer = _answer(url + "/api/ps")
     models = answer.get("models") or [] if isinstance(answer, dict) else []
     return [str(model.get("name")) for model in models], sum(int(model.get("size_vram") or 0) for model in models) >> 20

@@ -2,8 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Takes away files and folders by name, and nothing that only lies in their way: links are not followed, mount points and
-what is to be kept stay, with the folders above them."""
+"""Takes away files and folders by name, and nothing else.
+
+Links are not followed; mount points and what is to be kept stay, with the folders above them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ class RemovalError(Exception):
 
 
 def found(patterns: Iterable[str], keep: Iterable[str] = ()) -> list[str]:
-    """What there is of these (shell patterns), as the topmost paths that go as a whole. RemovalError for `/` and its like."""
+    """What there is of these (shell patterns), as the topmost paths that go whole. RemovalError for `/` and such."""
     kept = [os.path.normpath(path) for path in keep]
     paths: list[str] = []
     for pattern in patterns:

@@ -13,8 +13,8 @@ author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
   - Finds the unit that runs a llama-server in router mode, reads its command line, presets, models folder and keys, and
     says which variables of this collection's roles reproduce it.
-  - The command line wins over presets, and presets win over the environment, as in llama-server. What had no effect, and
-    what a llama-server of today refuses, is left out and told.
+  - The command line wins over presets, and presets win over the environment, as in llama-server. What had no effect,
+    and what a llama-server of today refuses, is left out and told.
 attributes:
   check_mode:
     support: full

@@ -97,8 +97,8 @@ options:
           method:
             description:
               - With O(models[].source.path) and O(models[].source.cache). V(link) leaves the files where they are and
-                makes symbolic links, V(hardlink) gives the files a second name on the same file system, which outlives the
-                first, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
+                makes symbolic links, V(hardlink) gives the files a second name on the same file system, which outlives
+                the first, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
             type: str
             choices: [link, hardlink, copy, move]
             default: link

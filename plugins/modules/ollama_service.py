@@ -11,8 +11,8 @@ short_description: An Ollama beside the router keeps its VRAM, or not
 version_added: 0.1.0
 author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
-  - Ollama holds the VRAM of the model that it answered from last. This stops it for good, lets it keep no model, or lets
-    it run only while the router does not.
+  - Ollama holds the VRAM of the model that it answered from last. This stops it for good, lets it keep no model, or
+    lets it run only while the router does not.
   - How its unit was before the first change is remembered, and V(untouched) brings that back.
   - A machine without the unit is no error; nothing is done there.
 attributes:
@@ -25,12 +25,12 @@ attributes:
 options:
   mode:
     description:
-      - V(disabled) stops it, and takes it out of the machine's start. It is masked, so that nothing starts it. A unit file
-        in C(/etc/systemd/system), where Ollama's installer puts it, is kept beside under another name.
+      - V(disabled) stops it, and takes it out of the machine's start. It is masked, so that nothing starts it. A unit
+        file in C(/etc/systemd/system), where Ollama's installer puts it, is kept beside under another name.
       - V(fallback) lets it answer, and unload each model right after its answer (C(OLLAMA_KEEP_ALIVE=0)). A client that
         sends a C(keep_alive) of its own still has its way.
-      - V(exclusive) makes it and the router exclude each other on this machine. Starting the one stops the other; with the
-        machine, and when both run, it is the router. Who stops the one starts the other again.
+      - V(exclusive) makes it and the router exclude each other on this machine. Starting the one stops the other;
+        with the machine, and when both run, it is the router. Who stops the one starts the other again.
       - V(untouched) brings back what was before, if this changed it.
     type: str
     choices: [disabled, fallback, exclusive, untouched]

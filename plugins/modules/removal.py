@@ -42,10 +42,12 @@ options:
     elements: path
     default: []
   user:
-    description: A system user, who goes with the group of the same name. Anything that still runs as that user stops this.
+    description:
+      - A system user, who goes with the group of the same name. Whatever still runs as that user stops this.
     type: str
   blocked:
-    description: Why nothing may go now, empty for no reason. It is the error where something is to go, and not in check mode.
+    description:
+      - Why nothing may go now, empty for no reason. It is the error where something is to go, but not in check mode.
     type: str
     default: ""
 notes:

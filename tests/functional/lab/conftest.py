@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from hand_made import HandMade
 from ansible.plugins.loader import init_plugin_loader
+from hand_made import HandMade
 from lab_node import NODE, Run, login, runner
 
 # Before anything imports the collection, or Ansible would not find its connection afterwards.

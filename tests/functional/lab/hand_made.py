@@ -23,7 +23,7 @@ PLAYBOOKS = CHECKOUT / "playbooks"
 
 
 class HandMade(BuildGuest):
-    """One whose first state, with llama-server and models in /srv/tiny, is kept as a snapshot; the suites go back to it."""
+    """Its first state, with llama-server and models in /srv/tiny, is kept as a snapshot; the suites go back to it."""
 
     def __init__(self, vmid: int, folder: Path) -> None:
         super().__init__(vmid, folder, memory_mib=2048, disk_gib=8)
@@ -33,8 +33,8 @@ class HandMade(BuildGuest):
         self.remove()
         network = lab.address.rpartition(".")[0]
         on_node(
-            f"pvesh create /nodes/{lab.node}/lxc --vmid {self.vmid} --hostname old --ostemplate {TEMPLATE} --unprivileged 1"
-            f" --features nesting=1 --cores 2 {self._make}"
+            f"pvesh create /nodes/{lab.node}/lxc --vmid {self.vmid} --hostname old --ostemplate {TEMPLATE}"
+            f" --unprivileged 1 --features nesting=1 --cores 2 {self._make}"
             f" --net0 name=eth0,bridge=vmbr0,ip={network}.{self.vmid}/24,gw={network}.1 && pct start {self.vmid}"
         )
         self.wait()
