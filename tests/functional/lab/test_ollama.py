@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The role ollama, in real systemd, with a stand-in for Ollama (tests/doubles/ollama.py) behind its installer's unit."""
+"""The role ollama in real systemd, with a stand-in for Ollama (tests/doubles/ollama.py) behind the real unit file."""
 
 from __future__ import annotations
 
