@@ -81,7 +81,7 @@ inventory:
     - Variables of the roles, C(llamacpp_models) among them. Keys are by reference to C(vault_llama_router_api_keys).
   type: dict
   returned: when there is a unit
-keys:
+api_keys:
   description: The keys, with O(keys) only.
   type: list
   elements: str
@@ -172,7 +172,7 @@ class AdoptionInfo:
             "program": server.program,
             "url": url,
             "inventory": adoption.inventory,
-            "keys": adoption.keys if self.params["keys"] else [],
+            "api_keys": adoption.keys if self.params["keys"] else [],
             "key_count": len(adoption.keys),
             "served": served,
             "corrected": adoption.corrected,

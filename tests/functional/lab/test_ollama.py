@@ -36,7 +36,8 @@ API = "http://127.0.0.1:11434/api"
 @pytest.fixture(scope="module")
 def guest(hand_made: HandMade) -> HandMade:
     hand_made.again()
-    hand_made.put("/usr/local/bin/ollama", (CHECKOUT / "tests/doubles/ollama.py").read_bytes(), "755")
+    program = (CHECKOUT / "tests/doubles/ollama.py").read_text()
+    hand_made.put("/usr/local/bin/ollama", f"#!/usr/bin/python3\n{program}", "755")
     hand_made.put(FILE, UNIT)
     hand_made.put("/etc/systemd/system/llama-router.service", ROUTER)
     hand_made.run(
