@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -86,7 +87,8 @@ class HandMade(BuildGuest):
         }
 
     def put(self, path: str, content: str | bytes, mode: str = "644") -> None:
-        command = f"mkdir -p {Path(path).parent} && cat >{path} && chmod {mode} {path}"
+        file, folder = shlex.quote(path), shlex.quote(str(Path(path).parent))
+        command = f"mkdir -p {folder} && cat >{file} && chmod {mode} {file}"
         data = content.encode() if isinstance(content, str) else content
         subprocess.run(self._attached(command), input=data, check=True, capture_output=True)
 

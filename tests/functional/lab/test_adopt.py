@@ -62,7 +62,7 @@ alias = small,tiny
 def guest(hand_made: HandMade) -> HandMade:
     hand_made.again()
     hand_made.run("cp -r /srv/tiny /root/models; rm -rf /root/models/broken* /root/models/truncated*")
-    hand_made.put("'/root/my models.ini'", PRESETS)
+    hand_made.put("/root/my models.ini", PRESETS)
     hand_made.put("/etc/systemd/system/llama-server.service", UNIT)
     hand_made.run("systemctl daemon-reload; systemctl enable --now llama-server")
     return hand_made
