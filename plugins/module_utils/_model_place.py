@@ -24,7 +24,7 @@ Staged = Union[Part, Linked, Copied, Moved]
 
 
 class Step(NamedTuple):
-    """What brings a file into its place: keep, twin (a hard link to `twin`), link, copy, move or fetch."""
+    """What brings a file into its place: keep, twin (a hard link to `twin`), link, hardlink, copy, move or fetch."""
 
     item: Item
     how: str
@@ -164,6 +164,8 @@ class Placer:
             return Linked(self._store.path(step.twin), target, symbolic=False, sha256=item.sha256)
         if step.how == "link":
             return Linked(item.path, target, symbolic=True)
+        if step.how == "hardlink":
+            return self._hard_link(item, target)
         kind = Copied if step.how == "copy" else Moved
         one = kind(item.path, target, self._settings.mode, report, self._settings.waits)
         if item.sha256 not in ("", one.sha256):
@@ -172,6 +174,21 @@ class Placer:
                 f"{item.path}: its SHA-256 was expected to be {item.sha256}, it is {one.sha256}; mend one of both"
             )
         return one
+
+    def _hard_link(self, item: Item, target: str) -> Linked:
+        source = os.path.realpath(item.path)  # not to another name of a symbolic link
+        checksum = self.sum_of(source)
+        if item.sha256 not in ("", checksum):
+            raise FetchError(
+                f"{source}: its SHA-256 was expected to be {item.sha256}, it is {checksum}; mend one of both"
+            )
+        try:
+            return Linked(source, target, symbolic=False, sha256=checksum)
+        except OSError as error:
+            raise FetchError(
+                f"{target} was wanted as a second name of {source}: {error.strerror}; take method copy or move, or"
+                " bring both onto one file system"
+            ) from None
 
     def _check(self, resolved: Resolved, staged: Mapping[str, Staged]) -> None:
         """Every file is GGUF and reaches to its end, and shards are of one model, before any is put."""

@@ -82,6 +82,10 @@ class Unit:
         """Start it, also out of a pause between two tries, which a plain start would sit out."""
         self._systemctl("restart", self.name)
 
+    def enable(self, wanted: bool) -> None:
+        """Whether it starts with the machine."""
+        self._systemctl("enable" if wanted else "disable", "--quiet", self.name)
+
     def stop(self) -> None:
         """Stop it; nothing happens when it does not run, or is not there."""
         state = self.properties("LoadState", "ActiveState")

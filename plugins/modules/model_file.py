@@ -97,9 +97,10 @@ options:
           method:
             description:
               - With O(models[].source.path) and O(models[].source.cache). V(link) leaves the files where they are and
-                makes symbolic links, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
+                makes symbolic links, V(hardlink) gives the files a second name on the same file system, which outlives
+                the first, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
             type: str
-            choices: [link, copy, move]
+            choices: [link, hardlink, copy, move]
             default: link
       projector:
         description:
@@ -342,7 +343,7 @@ SOURCE = {
     "url": {"type": "str"},
     "checksum": {"type": "list", "elements": "str"},
     "path": {"type": "path"},
-    "method": {"type": "str", "choices": ["link", "copy", "move"], "default": "link"},
+    "method": {"type": "str", "choices": ["link", "hardlink", "copy", "move"], "default": "link"},
 }
 MODEL = {
     "name": {"type": "str", "required": True},
@@ -372,7 +373,7 @@ OPTIONS = {
     "group": {"type": "str"},
     "mode": {"type": "raw", "default": "0644"},
 }
-LONG_STEPS = ("fetch", "copy", "move")
+LONG_STEPS = ("fetch", "copy", "move", "hardlink")
 
 
 class Work(NamedTuple):

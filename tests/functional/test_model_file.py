@@ -255,7 +255,7 @@ def test_url_with_a_checksum_and_a_hubs_own(run: Run, hub: Hub, models: Path, re
     assert "s3cret" not in refused["msg"]
 
 
-@pytest.mark.parametrize("method", ["link", "copy", "move"])
+@pytest.mark.parametrize("method", ["link", "hardlink", "copy", "move"])
 def test_from_a_path(run: Run, models: Path, tmp_path: Path, method: str) -> None:
     source = tmp_path / "elsewhere" / "a.gguf"
     gguf_files.write(source, 1 << 20)
@@ -267,12 +267,13 @@ def test_from_a_path(run: Run, models: Path, tmp_path: Path, method: str) -> Non
     assert (models / "mine.gguf").read_bytes() == content
     assert (models / "mine.gguf").is_symlink() == (method == "link")
     assert source.exists() == (method != "move")
+    assert (models / "mine.gguf").stat().st_nlink == (2 if method == "hardlink" else 1)
     assert not run(mine)["changed"]
     assert run({"name": "mine", "state": "absent"})["removed"] == [str(models / "mine.gguf")]
     assert (left(models), source.exists()) == ([], method != "move")
 
 
-@pytest.mark.parametrize("method", ["link", "copy", "move"])
+@pytest.mark.parametrize("method", ["link", "hardlink", "copy", "move"])
 def test_a_folder_of_shards_with_a_projector(run: Run, models: Path, tmp_path: Path, method: str) -> None:
     folder = tmp_path / "elsewhere"
     gguf_files.write_shards(folder / "S", 3, 1 << 16)

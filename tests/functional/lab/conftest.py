@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import init_plugin_loader
+from hand_made import HandMade
 from lab_node import NODE, Run, login, runner
 
 # Before anything imports the collection, or Ansible would not find its connection afterwards.
@@ -42,3 +44,12 @@ def over_api(capsys: pytest.CaptureFixture[str]) -> Run:
         return result
 
     return run_once
+
+
+@pytest.fixture(scope="session")
+def hand_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandMade]:
+    """Guest 170, which the suites of what operators have already share; each begins with `again()`."""
+    guest = HandMade(170, tmp_path_factory.mktemp("hand_made"))
+    guest.create()
+    yield guest
+    guest.remove()

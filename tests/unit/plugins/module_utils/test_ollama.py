@@ -1,0 +1,139 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._ollama import MANAGED, TEXTS, Ollama, OllamaError, State
+
+ROUTER = "llama-router.service"
+FALLBACK = MANAGED + TEXTS["fallback"]
+EXCLUSIVE = MANAGED + TEXTS["exclusive"].format(router=ROUTER)
+
+
+class Host:
+    """systemctl, for Ollama's unit (and a router that runs or not), whose file lies in /etc."""
+
+    def __init__(self, root: Path, router: str = "inactive") -> None:
+        self.file = root / "etc/systemd/system/ollama.service"
+        self.file.parent.mkdir(parents=True)
+        self.file.write_text("[Service]\n")
+        self.enabled, self.active, self.router = "enabled", "active", router
+        self.environment = ""
+        self.verbs: list[str] = []
+
+    def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        verb = argv[1]
+        if verb == "show":
+            mine = argv[2] == "ollama.service"
+            shown = {
+                "LoadState": "loaded",
+                "ActiveState": self.active if mine else self.router,
+                "SubState": "",
+                "NeedDaemonReload": "no",
+                "MainPID": "0",
+                "UnitFileState": "masked" if self.file.is_symlink() else self.enabled,
+                "Environment": self.environment,
+            }
+            names = argv[3].partition("=")[2].split(",")
+            return 0, "".join(f"{name}={shown[name]}\n" for name in names), ""
+        self.verbs.append(verb)
+        if verb in ("enable", "disable"):
+            self.enabled = f"{verb}d"
+        elif verb in ("stop", "restart"):
+            self.active = {"stop": "inactive", "restart": "active"}[verb]
+        return 0, "", ""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def ollama(host: Host, tmp_path: Path) -> Ollama:
+    return Ollama(host, "ollama.service", ROUTER, "/var/lib/x/ollama.json", str(tmp_path))
+
+
+def test_disabled_and_back(host: Host, ollama: Ollama) -> None:
+    ollama.apply("disabled")
+    assert ollama.now() == State(enabled=False, active=False, masked=True)
+    assert os.readlink(host.file) == os.devnull
+    assert host.verbs == ["stop", "disable", "daemon-reload"]
+    host.verbs.clear()
+    ollama.apply("disabled")
+    assert host.verbs == []
+    ollama.apply("untouched")
+    assert ollama.now() == State(enabled=True, active=True, masked=False)
+    assert host.file.read_text() == "[Service]\n"
+    assert host.verbs == ["daemon-reload", "enable", "restart"]
+    assert [path.name for path in host.file.parent.iterdir()] == ["ollama.service"]
+
+
+def test_a_unit_of_a_package_has_no_file_in_etc(host: Host, ollama: Ollama) -> None:
+    host.file.unlink()
+    ollama.apply("disabled")
+    assert host.file.is_symlink()
+    ollama.apply("untouched")
+    assert not os.path.lexists(host.file)
+
+
+def test_fallback_restarts_what_runs_and_only_that(host: Host, ollama: Ollama) -> None:
+    ollama.apply("fallback")
+    assert ollama.now() == State(True, True, False, FALLBACK)
+    assert host.verbs == ["daemon-reload", "restart"]
+    ollama.apply("untouched")
+    assert host.verbs[2:] == ["daemon-reload", "restart"]
+    host.active = "inactive"
+    ollama.apply("fallback")
+    assert ollama.now().active is False
+
+
+@pytest.mark.parametrize(("router", "runs"), [("active", False), ("inactive", True)])
+def test_exclusive(tmp_path: Path, router: str, runs: bool) -> None:
+    host = Host(tmp_path, router)
+    ollama = Ollama(host, "ollama.service", ROUTER, "/var/lib/x/ollama.json", str(tmp_path))
+    ollama.apply("exclusive")
+    assert ollama.now() == State(False, runs, False, EXCLUSIVE)
+    ollama.apply("untouched")
+    assert ollama.now() == State(True, True, False)
+
+
+def test_what_was_before_the_first_mode_is_what_comes_back(host: Host, ollama: Ollama) -> None:
+    host.enabled, host.active = "disabled", "inactive"
+    for mode in ("fallback", "disabled", "exclusive", "disabled", "fallback"):
+        ollama.apply(mode)
+        assert ollama.now().active is False
+    ollama.apply("untouched")
+    assert ollama.now() == State(False, False, False)
+
+
+def test_what_an_operator_stops_stays_so(host: Host, ollama: Ollama) -> None:
+    ollama.apply("fallback")
+    host.active = "inactive"
+    assert ollama.wanted("fallback") == ollama.now()
+
+
+def test_untouched_without_a_mode_before_changes_nothing(host: Host, ollama: Ollama, tmp_path: Path) -> None:
+    ollama.apply("untouched")
+    assert host.verbs == []
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_state_before_that_cannot_be_read(ollama: Ollama, tmp_path: Path) -> None:
+    (tmp_path / "var/lib/x").mkdir(parents=True)
+    (tmp_path / "var/lib/x/ollama.json").write_text("{}")
+    with pytest.raises(OllamaError, match="cannot be read; remove it"):
+        ollama.apply("untouched")
+
+
+def test_a_line_that_frees_nothing_is_warned_of(host: Host, ollama: Ollama) -> None:
+    host.environment = '"PATH=/a b" OLLAMA_MAX_LOADED_MODELS=0'
+    (warning,) = ollama.warnings("fallback", "http://127.0.0.1:9")
+    assert "means automatic, not none" in warning
+    assert ollama.warnings("disabled", "http://127.0.0.1:9") == []
