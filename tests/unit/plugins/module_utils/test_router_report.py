@@ -110,9 +110,9 @@ def host(**changes: Any) -> dict[str, Any]:
 
 
 def made(
-    *models: Model, load: Offload | None = FULL, router: dict[str, Any] = ROUTER, **changes: Any
+    *models: Model, load: Offload | None = FULL, router: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    return report(router, models, host(**changes), PLAN, {"big": load} if load else {})
+    return report(router or ROUTER, models, host(**changes), PLAN, {"big": load} if load else {})
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------
