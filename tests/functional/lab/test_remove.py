@@ -49,9 +49,9 @@ def test_site_and_away_again(guest: HandMade) -> None:
     assert guest.is_active("llama-router")
 
     output = words(guest.playbook("remove.yml"))
-    assert (
-        "old: unit llama-router.service, /etc/systemd/system/llama-router.service, /etc/llama-router/api-keys" in output
-    )
+    assert "old: unit llama-router.service, /etc/systemd/system/llama-router.service, " in output
+    for path in ("/usr/local/bin/llama-router-status", "/etc/llama-router/api-keys"):
+        assert path in output
     assert "/var/lib/llama-router/models/copied.gguf" in output
     assert "these stay: -e llama_models_remove=true" in output
     assert guest.is_active("llama-router")
