@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -61,6 +62,7 @@ alias = small,tiny
 @pytest.fixture(scope="module")
 def guest(hand_made: HandMade) -> HandMade:
     hand_made.again()
+    shutil.rmtree(hand_made.host_vars, ignore_errors=True)
     hand_made.run("cp -r /srv/tiny /root/models; rm -rf /root/models/broken* /root/models/truncated*")
     hand_made.put("/root/my models.ini", PRESETS)
     hand_made.put("/etc/systemd/system/llama-server.service", UNIT)
