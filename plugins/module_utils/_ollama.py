@@ -15,6 +15,7 @@ import json
 import os
 import shlex
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ TEXTS = {
     "exclusive": "[Unit]\nConflicts={router}\nAfter={router}\n",
 }
 TIMEOUT = 10  # seconds for an answer of Ollama's
+_STARTS = 2  # seconds that a process may take from its start to its program
 
 
 class OllamaError(Exception):
@@ -148,9 +150,12 @@ class Ollama:
         pid = self._unit.state().main_pid
         if not pid:
             return
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = dict(line.partition(b"=")[::2] for line in file.read().split(b"\0"))
-        found = environment.get(b"OLLAMA_KEEP_ALIVE", b"").decode(errors="replace")
+        # Until it runs its program, a process that systemd has just made has another environment.
+        deadline = time.monotonic() + _STARTS
+        found = _keep_alive(pid)
+        while found != "0" and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found = _keep_alive(pid)
         if found != "0":
             raise OllamaError(
                 f"OLLAMA_KEEP_ALIVE=0 was wanted of {self._unit.name}, its process has {found or 'none'!r}: a drop-in"
@@ -243,3 +248,9 @@ def _write(path: str, text: str) -> None:
     except BaseException:
         os.unlink(beside)
         raise
+
+
+def _keep_alive(pid: int) -> str:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        environment = dict(line.partition(b"=")[::2] for line in file.read().split(b"\0"))
+    return environment.get(b"OLLAMA_KEEP_ALIVE", b"").decode(errors="replace")
