@@ -21,6 +21,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_keys import as_keys, devices_as_keys
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import check_rights
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
@@ -67,16 +68,11 @@ NOT_IN_CONFIG = {
 }
 
 
-class Lxc:
+class Lxc(LxcRun):
     """One run of the module."""
 
     def __init__(self, params: dict[str, Any], check: bool, api: Proxmox, node: str) -> None:
-        self.params = params
-        self.check = check
-        self.api = api
-        self.node = node
-        self.vmid: int = params["vmid"]
-        self.path = f"nodes/{node}/lxc/{self.vmid}"
+        super().__init__(params, check, api, node)
         self.actions: list[str] = []
         self.warnings: list[str] = []
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc_guards as guards
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Found, bind_source, is_mount
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
     NotFoundError,
@@ -24,16 +25,11 @@ RESERVED = ("current", "vzdump")
 Snapshot = dict[str, Any]
 
 
-class LxcSnapshot:
+class LxcSnapshot(LxcRun):
     """One run of the module."""
 
     def __init__(self, params: dict[str, Any], check: bool, api: Proxmox, node: str) -> None:
-        self.params = params
-        self.check = check
-        self.api = api
-        self.node = node
-        self.vmid: int = params["vmid"]
-        self.path = f"nodes/{node}/lxc/{self.vmid}"
+        super().__init__(params, check, api, node)
         self.changed = False
 
     def run(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition("."
 KEYS = "/etc/llama-router/api-keys"
 ROOT = "/opt/llama.cpp"
 ADDRESS = (f"{NETWORK}.120", 8012)
+DEDICATED = (ADDRESS[0], 8020)
+INSTANCES = ["--extra-vars", f"@{Path(__file__).parent}/instances.yml"]
 BUSY = ["SmolLM2-135M-Instruct", "tiny-single"]
 # Playbooks run as an operator runs them, not with molecule's settings, and say each thing in one line without colours.
 PLAIN = {
@@ -61,6 +63,11 @@ class Guest:
         assert status == 200
         return sorted(model["id"] for model in json.loads(text)["data"] if model["status"]["value"] == "loaded")
 
+    def dedicated(self) -> str:
+        """The process id of the dedicated server, which is ready."""
+        assert Load(*DEDICATED, "", "").call("GET", "/health", None)[0] == 200
+        return str(self.host.check_output("systemctl show llama-instance@coder -P MainPID"))
+
     def state(self) -> str:
         """Everything that an update may change: links, releases, the running process, the records."""
         paths = (
@@ -81,7 +88,7 @@ class Guest:
         self.host.check_output("rmdir /srv/models && mv /root/models /srv/models && systemctl restart llama-router")
 
     def playbook(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *more]
+        argv = ["ansible-playbook", "--inventory", str(INVENTORY), f"playbooks/{name}.yml", *INSTANCES, *more]
         return subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT, env=PLAIN, check=False)
 
     def update(self, release: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +96,7 @@ class Guest:
 
     def kill_update_at(self, task: str, release: str) -> None:
         """Begin it, and kill it without warning as soon as it comes to a task."""
-        argv = ["ansible-playbook", "--inventory", str(INVENTORY), "playbooks/update.yml"]
+        argv = ["ansible-playbook", "--inventory", str(INVENTORY), "playbooks/update.yml", *INSTANCES]
         argv += ["--extra-vars", f"@{RELEASES}/{release}.yml"]
         play = subprocess.Popen(
             argv, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=PLAIN, start_new_session=True

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -21,7 +22,7 @@ def busy(guest: Guest) -> None:
 
 
 def test_nobody_notices_an_update(guest: Guest) -> None:
-    before = guest.link("current")
+    before, dedicated = guest.link("current"), guest.dedicated()
     with guest.clients() as clients:
         done = guest.update("second")
     assert done.returncode == 0, done.stdout
@@ -29,8 +30,20 @@ def test_nobody_notices_an_update(guest: Guest) -> None:
     assert guest.link("current").startswith("b20002-")
     assert (guest.link("previous"), guest.link("fallback")) == (before, "")
     assert guest.loaded() == sorted(BUSY)
+    assert guest.dedicated() != dedicated
     again = guest.update("second")
     assert "changed=0 " in again.stdout, again.stdout
+
+
+def test_a_model_that_a_dedicated_server_has_does_not_go(guest: Guest) -> None:
+    files = {BUSY[0]: f"/srv/models/{BUSY[0]}.gguf", "tiny-split": "/srv/models/tiny-split"}
+    stay = [{"name": name, "source": {"path": path}} for name, path in files.items()]
+    going = {"llamacpp_models": [*stay, {"name": "tiny-single", "state": "absent"}]}
+    before = guest.state()
+    done = guest.playbook("models", "--extra-vars", json.dumps(going))
+    assert done.returncode != 0
+    assert "tiny-single would go from the models directory" in " ".join(done.stdout.split()), done.stdout
+    assert guest.state() == before
 
 
 def test_what_an_update_would_do_changes_nothing(guest: Guest) -> None:
@@ -97,11 +110,13 @@ def test_back_to_the_release_before(guest: Guest) -> None:
     assert f"serves with {current}" in told.stdout
     assert "changed=0 " in told.stdout
     assert guest.playbook("rollback", "--extra-vars", "llamacpp_back_to=nowhere").returncode != 0
+    dedicated = guest.dedicated()
     with guest.clients() as clients:
         done = guest.playbook("rollback", "--extra-vars", "llamacpp_back_to=previous")
     assert done.returncode == 0, done.stdout
     assert clients.lost == []
     assert (guest.link("current"), guest.link("previous")) == (previous, current)
+    assert guest.dedicated() != dedicated
     assert guest.loaded() == sorted(BUSY)
 
 
