@@ -51,6 +51,12 @@ class Release:
     def server(self) -> str:
         return os.path.join(self.path, "bin", SERVER)
 
+    @property
+    def in_use(self) -> bool:
+        """Whether something would be missed: a process misses no name of a binary outside, which stays."""
+        outside = not os.path.realpath(self.server).startswith(os.path.realpath(self.path) + os.sep)
+        return self.current or (self.running and not outside)
+
 
 def prove(run: Run, server: str, build: int | None = None) -> str:
     """What llama-server says of its version: it finds its libraries, starts, and is the build that was wanted.
@@ -171,7 +177,7 @@ class Releases:
 
     def remove(self, release: Release) -> None:
         """Take a release away; ReleaseError for one in use."""
-        if release.current or release.running:
+        if release.in_use:
             state = "is the current one" if release.current else "is running"
             raise ReleaseError(f"Release {release.name} {state}; switch to another one first")
         if release.name == self.linked(FALLBACK):

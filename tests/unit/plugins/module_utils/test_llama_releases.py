@@ -205,6 +205,26 @@ def test_names_of_one_package_are_one_release(releases: Releases, tmp_path: Path
     assert [r.name for r in releases.doomed(5)] == ["package-1"]
 
 
+def test_an_older_name_of_a_package_goes_though_the_packages_binary_runs(releases: Releases, tmp_path: Path) -> None:
+    """As after an upgrade by apt and a reboot: the router runs what both names lead to."""
+    server = write_server(tmp_path / "usr/bin/llama-server", "")
+    server.write_bytes(Path(os.path.realpath("/bin/true")).read_bytes())
+    for name in ("package-1", "package-2"):
+        staged = releases.stage(name)
+        os.symlink(server, Path(staged, "bin", "llama-server"))
+        releases.add(name, staged, {})
+        releases.switch(name)
+    server.write_bytes(Path(os.path.realpath("/bin/sleep")).read_bytes())
+    with subprocess.Popen([server, "60"]) as process:
+        try:
+            assert [r.running for r in releases.all()] == [True, True]
+            for release in releases.doomed(3):
+                releases.remove(release)
+            assert names(releases) == ["package-2"]
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def sleeper(releases: Releases) -> Iterator[None]:
     """A release whose binary runs: ELF, so that the process is the binary itself."""
