@@ -60,7 +60,6 @@ class PortHold:
         self._since = 0.0
         self._before = ""
         self._socket: socket.socket | None = None
-        self._listener: Connection | None = None
 
     @property
     def taken(self) -> bool:
@@ -70,8 +69,7 @@ class PortHold:
         """Let new connections to this process's port wait from now on; HoldError when they would not be kept."""
         if self.taken:
             return
-        listener = _listener(pid)
-        beside = _listen_beside(listener)
+        beside = _listen_beside(_listener(pid))
         try:
             with open(self._migrate, encoding="ascii") as file:
                 self._before = file.read()
@@ -79,20 +77,13 @@ class PortHold:
         except OSError as error:
             beside.close()
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
-        self._socket, self._listener, self._since = beside, listener, time.monotonic()
-
-    def answered(self) -> bool:
-        """Whether a server listens on the held port: before that nobody would answer who connects."""
-        held = self._listener
-        if held is None:
-            return True
-        return sum((c.address, c.port) == (held.address, held.port) for c in connections() if c.state == _LISTENING) > 1
+        self._socket, self._since = beside, time.monotonic()
 
     def give(self) -> None:
         """Leave the port, and who waits there, to the server that listens on it: the old one, or a new one."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = self._listener = None
+            self._socket = None
             self.seconds += time.monotonic() - self._since
             time.sleep(_HANDSHAKE)
             with contextlib.suppress(OSError):
@@ -125,7 +116,8 @@ def _address(family: int, text: str) -> str:
     return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
 
 
-def _listener(pid: int) -> Connection:
+def listening(pid: int) -> list[Connection]:
+    """The sockets on which this process listens; HoldError when its files cannot be seen."""
     sockets = set()
     try:
         for entry in os.listdir(f"/proc/{pid}/fd"):
@@ -133,7 +125,11 @@ def _listener(pid: int) -> Connection:
                 sockets.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
     except OSError as error:
         raise HoldError(f"the files of process {pid} cannot be seen: {error.strerror}") from None
-    found = [c for c in connections() if c.state == _LISTENING and f"socket:[{c.inode}]" in sockets]
+    return [c for c in connections() if c.state == _LISTENING and f"socket:[{c.inode}]" in sockets]
+
+
+def _listener(pid: int) -> Connection:
+    found = listening(pid)
     if len(found) != 1:
         raise HoldError(f"process {pid} listens on {len(found)} TCP ports, one was expected")
     return found[0]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_files
-from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold, listening
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, PresetError, served_name
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
@@ -331,7 +331,7 @@ class Convergence:
         started = self.outcome.action in ("start", "restart")
         deadline = time.monotonic() + self.wanted.timeout
         while True:
-            up = self.hold.answered() and self.client.healthy()
+            up = self._listens() and self.client.healthy()
             if up and not started:
                 return
             if up:
@@ -345,6 +345,15 @@ class Convergence:
                 found = f"{self.client.url} does not answer after {self.wanted.timeout:g} s"
                 raise RouterError(self._crash(since, found))
             time.sleep(0.02 if self.hold.taken else 0.1)
+
+    def _listens(self) -> bool:
+        """Whether the service does, maybe on another port than the held one: before that who asks may have to wait."""
+        if not self.hold.taken:
+            return True
+        try:
+            return bool(listening(self.unit.state().main_pid))
+        except HoldError:
+            return False
 
     def _crash(self, since: float, found: str) -> str:
         lines = self.unit.journal(since)

@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_service
 from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold
@@ -13,6 +20,17 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_service i
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit
 
 FINISH = 60
+
+
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: Any) -> None:
+        pass
 
 
 class Hold(PortHold):
@@ -78,3 +96,41 @@ def test_a_port_that_cannot_be_held_is_told_once(monkeypatch: pytest.MonkeyPatch
     (warning,) = let_finish(monkeypatch, hold, [True, True]).outcome.warnings
     assert "refused, because the kernel is old" in warning
     assert hold.calls == ["look", "take", "look to the end"]
+
+
+def test_a_router_that_comes_up_on_another_port_is_not_waited_for_on_the_one_that_is_held(tmp_path: Path) -> None:
+    """As after a change of llama_router_port."""
+    switch = tmp_path / "tcp_migrate_req"  # in the place of the kernel's, which belongs to the whole machine
+    switch.write_text("0")
+    hold = PortHold(str(switch))
+    with socket.socket() as old:
+        old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+        old.bind(("127.0.0.1", 0))
+        old.listen()
+        hold.take(os.getpid())
+    with HTTPServer(("127.0.0.1", 0), Health) as new:
+        threading.Thread(target=new.serve_forever, args=(0.01,), daemon=True).start()
+        up = f"LoadState=loaded\nActiveState=active\nSubState=running\nNeedDaemonReload=no\nMainPID={os.getpid()}\n"
+        client = Client(f"http://127.0.0.1:{new.server_port}")
+        wanted = Wanted(None, None, [], "", "", 0.5, 60, 300, FINISH)
+        convergence = Convergence(Unit(lambda argv: (0, up, ""), "u"), client, wanted, hold)
+        convergence.outcome.action = "restart"
+        try:
+            convergence._wait_until_up(0)
+            assert not hold.taken
+        finally:
+            hold.give()
+            new.shutdown()
+
+
+def test_a_service_that_does_not_listen_yet_is_not_asked() -> None:
+    """Who asks on the held port waits, until the request's time is up."""
+    hold = PortHold()
+    hold._socket = socket.socket()
+    state = "LoadState=loaded\nActiveState=activating\nSubState=start-pre\nNeedDaemonReload=no\nMainPID=0\n"
+    wanted = Wanted(None, None, [], "", "", 60, 60, 300, FINISH)
+    convergence = Convergence(Unit(lambda argv: (0, state, ""), "u"), Client("http://127.0.0.1:1"), wanted, hold)
+    assert not convergence._listens()
+    hold._socket.close()
+    hold._socket = None
+    assert convergence._listens()
