@@ -105,9 +105,9 @@ class Trial:
                 break
             reasons.append(f"preset {unknown['section']!r}, line {number}: it does not know {unknown['key']!r}")
             # Emptied, so that the numbers stay, and asked again: the operator is to hear of all of them at once.
-            lines = text.splitlines(keepends=True)
-            lines[number - 1] = "\n"
-            text = "".join(lines)
+            lines = text.split("\n")  # str.splitlines knows line ends that a preset does not
+            lines[number - 1] = ""
+            text = "\n".join(lines)
             refused = self._refusal(text)
         raise RouterError(
             f"{self.server} was wanted to read {presets or 'the command line'} as the router does, it refuses:"

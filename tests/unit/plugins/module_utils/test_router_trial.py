@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry
 from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import Connection
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_trial import Running, room_beside
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_trial import Running, Trial, room_beside
 
 
 def plan(usable: int, **totals: int) -> dict[str, Any]:
@@ -52,6 +53,27 @@ def test_lines_of_options() -> None:
     assert preset.line_number("x/y:Q4_K_XL", "threads") == 7
     assert preset.line_number("x/y:Q4_K_XL", "ctx-size") == 9
     assert preset.line_number("a", "threads") == preset.line_number("none", "threads") == 0
+
+
+def test_all_options_that_it_does_not_know_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also below a character that ends a line for Python, and not for llama-server."""
+    asked: list[str] = []
+
+    def refusal(text: str) -> str:
+        asked.append(text)
+        assert len(asked) <= 3
+        unknown = next((line.split(" = ")[0] for line in text.split("\n") if line.startswith("gone")), "")
+        return f"option '{unknown}' not recognized in preset 'a'" if unknown else ""
+
+    presets = tmp_path / "models.ini"
+    presets.write_text(
+        "; a page\fand a line\u2028of it\n[a]\r\ngone-1 = 1\nctx-size = 1\ngone-2 = 2\n", encoding="utf-8"
+    )
+    trial = Trial("/bin/llama-server", Running.of(os.getpid()), 1)
+    monkeypatch.setattr(trial, "_refusal", refusal)
+    with pytest.raises(RouterError, match=r"preset 'a', line 3: .*'gone-1'; preset 'a', line 5: .*'gone-2'"):
+        trial.reads(str(presets))
+    assert "ctx-size = 1" in asked[-1]
 
 
 def test_what_a_dry_run_says() -> None:
