@@ -59,6 +59,7 @@ ROUTER = frozenset(
 OWN = frozenset({"metrics", "reuse-port", "log-verbosity"})
 # Lead to a model's files, and become its sources.
 FILES = ("model", "mmproj", "hf-repo", "hf-file", "model-url")
+TOKEN = "hf-token"
 # Where the unit of llama_router sees nothing (ProtectHome).
 HIDDEN = ("/home/", "/root/", "/run/user/")
 KEY = re.compile(r"[^\s#]\S{15,}")
@@ -125,7 +126,7 @@ class Adoption:
         self._target = target
         read = Words(words)
         self.left += read.unknown
-        self.options = read.options
+        self.options = self._without_token("the command line", read.options)
         self._preset = self._read_preset()
         self._view = self._read_models_dir()
         self._read_keys(environment)
@@ -185,6 +186,15 @@ class Adoption:
 
     # --- options ------------------------------------------------------------------------------------------------------
 
+    def _without_token(self, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The hub's token is a secret: it is in none of the variables, and in no message."""
+        kept = {key: value for key, value in options.items() if _options.canonical(key)[0] != TOKEN}
+        if len(kept) < len(options):
+            self.left.append(
+                f"{where} has a token of the hub: give it to llama_models (llama_models_token out of a vault)"
+            )
+        return kept
+
     def _read_own(self) -> None:
         for name, variable in VARIABLES.items():
             if name in self.options:
@@ -226,7 +236,7 @@ class Adoption:
     def _checked(self, section: str, options: Mapping[str, Any], overruled: set[str]) -> dict[str, Any]:
         """The options of a section that do something, by their canonical names."""
         kept: dict[str, Any] = {}
-        for key, value in options.items():
+        for key, value in self._without_token(f"[{section}]", options).items():
             name, negated = _options.canonical(key)
             instead = _options.REPLACED.get(name)
             if instead:

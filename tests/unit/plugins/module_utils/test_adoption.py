@@ -105,6 +105,15 @@ def test_where_the_service_sees_nothing(
     assert bool(found.corrected) == (method == "copy")
 
 
+def test_a_token_of_the_hub_is_told_of_and_not_shown(tmp_path: Path, models: Path) -> None:
+    token = "hf_0123456789"
+    (tmp_path / "models.ini").write_text(f"[*]\nhft = {token}\n[chat]\nmodel = models/a.gguf\nHF_TOKEN = {token}\n")
+    found = adopt(tmp_path, "--models-preset", "models.ini", "--hf-token", token, "--api-key", KEY)
+    assert token not in repr(found.inventory) + repr(found.corrected) + repr(found.left)
+    told = [line for line in found.left if "(llama_models_token out of a vault)" in line]
+    assert [line.partition(" has ")[0] for line in told] == ["the command line", "[*]", "[chat]"]
+
+
 def test_keys(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"# old\n{KEY}x\n\n")
     found = adopt(tmp_path, "--api-key", f"{KEY},short", "--api-key-file", "keys", LLAMA_API_KEY=KEY)
