@@ -37,6 +37,7 @@ class SwapTest:
         self.tokens = tokens
         self.load_timeout = load_timeout
         self.swap = Swap()
+        self.warnings: list[str] = []
 
     def choose(self) -> bool:
         """Pick the models, small ones first; False when there are none to swap."""
@@ -54,9 +55,14 @@ class SwapTest:
         before = running(self.client.models())
         try:
             self._swap()
-        finally:
+        except BaseException:
             with contextlib.suppress(RouterError):  # the first error is the one to tell
                 self._restore(before)
+            raise
+        try:
+            self._restore(before)
+        except RouterError as error:
+            self.warnings.append(f"what ran before the test does not run as it did: {error}")
 
     def _swap(self) -> None:
         answer = _LongAnswer(self.client, self.swap.busy, self.tokens, self.load_timeout)
@@ -80,9 +86,10 @@ class SwapTest:
             )
 
     def _restore(self, before: Sequence[str]) -> None:
+        """Unload what the test has loaded, and nothing that a client has asked for meanwhile."""
         router = Router(self.client)
-        extra = [name for name in running(self.client.models()) if name not in before]
-        router.unload(extra, self.load_timeout)
+        own = {self.swap.busy, *self.swap.others}.difference(before)
+        router.unload([name for name in running(self.client.models()) if name in own], self.load_timeout)
         router.load(before, self.load_timeout)
 
 

@@ -14,7 +14,7 @@ description:
   - There were builds of llama-server that killed a model in the middle of an answer when a request for another one
     needed its slot. This asks the smallest model for a long answer, then asks for as many of the next smaller ones as
     the router runs at once, and fails when the answer breaks off.
-  - Afterwards the models run that ran before, and no others.
+  - Afterwards the models run that ran before, and of those that it asked for no others.
   - A router with a single model has nothing to swap.
 extends_documentation_fragment: [homelab.llamacpp.router]
 options:
@@ -87,6 +87,8 @@ def main() -> None:
             test.run()
     except RouterError as error:
         module.fail_json(msg=str(error))
+    for warning in test.warnings:
+        module.warn(warning)
     module.exit_json(changed=False, **asdict(test.swap))
 
 

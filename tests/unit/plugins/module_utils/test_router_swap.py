@@ -1,0 +1,78 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs after the test. That it finds a build which kills busy models is in tests/functional/router."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Refused, RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_swap import Swap, SwapTest
+
+
+class Client:
+    """A router without a limit, whose models load at once; a client of its own asks for one of them meanwhile."""
+
+    url = "http://router"
+    request_timeout = 1.0
+
+    def __init__(self, running: set[str], broken: str = "", breaks_off: bool = False) -> None:
+        self.up, self.broken, self.breaks_off = running, broken, breaks_off
+
+    def props(self) -> dict[str, Any]:
+        return {"max_instances": 0}
+
+    def models(self) -> list[SimpleNamespace]:
+        names = ["before", "busy", "other", "of-a-client"]
+        return [SimpleNamespace(id=n, aliases=(), status=self._status(n), running=n in self.up, port=1) for n in names]
+
+    def _status(self, name: str) -> str:
+        return "loaded" if name in self.up else "unloaded"
+
+    def answers(self, name: str) -> bool:
+        return True
+
+    def load(self, name: str, timeout: float) -> None:
+        if name == self.broken:
+            raise Refused(f"{name} is broken", 503, "broken")
+        self.up.add(name)
+
+    def unload(self, name: str) -> None:
+        self.up.discard(name)
+
+    def ask_for(self, name: str, timeout: float) -> None:
+        self.up -= {"before"}
+        self.up |= {name, "of-a-client"}
+
+    def complete(self, name: str, tokens: int, timeout: float) -> Generator[Any, None, None]:
+        if self.breaks_off:
+            raise RouterError("it broke off")
+        self.up.add(name)
+        yield {}
+
+
+def swapped(client: Client) -> SwapTest:
+    test = SwapTest(client, 1, 5)  # type: ignore[arg-type]
+    test.swap = Swap("busy", ["other"])
+    test.run()
+    return test
+
+
+def test_what_a_client_asked_for_meanwhile_stays() -> None:
+    client = Client({"before"})
+    assert swapped(client).warnings == []
+    assert client.up == {"before", "of-a-client"}
+
+
+def test_what_cannot_be_loaded_again_is_told() -> None:
+    (warning,) = swapped(Client({"before"}, broken="before")).warnings
+    assert warning == "what ran before the test does not run as it did: before is broken"
+
+
+def test_the_first_error_is_the_one_to_tell() -> None:
+    with pytest.raises(RouterError, match="it broke off"):
+        swapped(Client({"before"}, broken="before", breaks_off=True))
