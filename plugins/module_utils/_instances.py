@@ -24,11 +24,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _offload, _router_files
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _llama_dry_run,
+    _offload,
+    _port_hold,
+    _router_files,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
-_LISTENS = "0A"  # a socket's state in /proc/net/tcp
 _LOG = 20000  # lines of a journal, in which a model's load is looked for
 
 
@@ -59,6 +63,8 @@ class Instance:
     environment: Mapping[str, str] = field(default_factory=dict)
     keys: Sequence[str] = ()
     action: str = "none"
+    pid: int = 0
+    differs: bool = False  # it runs with another environment file, maybe on another port or with more memory
     before: str = ""  # the text of its environment file
     after: str = ""
     files: dict[str, str] = field(default_factory=dict)  # to be written, path to text
@@ -93,8 +99,10 @@ class Instances:
         if not any(instance.changed for instance in self.all):
             return
         Unit(self._run, f"{self.places.unit}@.service").daemon_reload()
+        starting = [instance for instance in self.all if instance.action in ("start", "restart")]
         for instance in self.all:
-            if instance.action in ("stop", "remove"):
+            # The port and the memory of one that differs may be for another one, which starts before it.
+            if instance.action in ("stop", "remove") or (instance.differs and len(starting) > 1):
                 self._unit(instance).stop()
         for instance in self.all:
             for path, text in instance.files.items():
@@ -105,15 +113,21 @@ class Instances:
                 for path in self._paths(instance):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
-        for instance in self.all:
-            if instance.action in ("start", "restart"):
+        failures = []
+        for instance in starting:
+            try:
                 self._start(instance)
+            except (InstanceError, RouterError) as error:  # the others are not to stay down for it
+                failures.append(str(error))
+        if failures:
+            raise InstanceError(". And ".join(failures))
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
     def _decide(self, instance: Instance) -> None:
         unit = self._unit(instance)
-        state = unit.properties("ActiveState", "UnitFileState", "NeedDaemonReload")
+        state = unit.properties("ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID")
+        instance.pid = int(state["MainPID"] or 0)
         up = state["ActiveState"] in ("active", "reloading", "refreshing")
         enabled = state["UnitFileState"] == "enabled"
         env, keys = self._paths(instance)
@@ -135,7 +149,7 @@ class Instances:
             instance.action = "stop" if up or state["ActiveState"] == "activating" else "none"
         elif not up:
             instance.action = "start"
-        elif state["NeedDaemonReload"] == "yes" or self._outdated(instance, env, keys):
+        elif self._outdated(instance, env, keys) or state["NeedDaemonReload"] == "yes":
             instance.action = "restart"
 
     def _outdated(self, instance: Instance, env: str, keys: str) -> bool:
@@ -143,22 +157,21 @@ class Instances:
         applied = _router_files.read_applied(os.path.join(self.places.run_dir, instance.name, "applied")) or {}
         now = dict(_router_files.digests([*self.places.watch, env, keys]))
         now.update({path: hashlib.sha256(text.encode()).hexdigest() for path, text in instance.files.items()})
+        instance.differs = applied.get(env) != now[env]
         return any(applied.get(path) != digest for path, digest in now.items())
 
     def _refuse_taken_ports(self) -> None:
-        listening = _listening()
-        going = {_port_of(instance.before) for instance in self.all if instance.before and self._runs(instance)}
+        own = set()
         for instance in self.all:
-            if instance.action in ("start", "restart") and instance.port in listening - going:
+            with contextlib.suppress(_port_hold.HoldError):  # it does not run, or not any more
+                own |= {connection.inode for connection in _port_hold.listening(instance.pid)}
+        taken = {c.port for c in _port_hold.connections() if c.listens and c.inode not in own}
+        for instance in self.all:
+            if instance.action in ("start", "restart") and instance.port in taken:
                 raise InstanceError(
                     f"instance {instance.name}: port {instance.port} was wanted, another program listens there already"
                     " (ss -ltnp); stop that one, or give the instance another port"
                 )
-
-    def _runs(self, instance: Instance) -> bool:
-        return instance.action in ("restart", "stop", "remove") or (
-            instance.action == "none" and instance.state == "started"
-        )
 
     def _dry_run(self, instance: Instance) -> None:
         """Let llama-server read the command line: it stops at an address that it cannot listen on, before the model."""
@@ -276,20 +289,3 @@ def _environment_file(instance: Instance) -> str:
         quoted = "".join("\\" + sign if sign in '\\"$`' else sign for sign in value)
         lines.append(f'{name}="{quoted}"')
     return "\n".join(lines) + "\n"
-
-
-def _port_of(text: str) -> int:
-    line = next((line for line in text.splitlines() if line.startswith('PORT="')), 'PORT="0"')
-    return int(line[6:-1])
-
-
-def _listening() -> set[int]:
-    """The TCP ports on which something listens."""
-    ports = set()
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-            for line in file.readlines()[1:]:
-                _number, local, _remote, state = line.split()[:4]
-                if state == _LISTENS:
-                    ports.add(int(local.rpartition(":")[2], 16))
-    return ports

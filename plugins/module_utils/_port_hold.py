@@ -47,6 +47,10 @@ class Connection:
     def established(self) -> bool:
         return self.state == _ESTABLISHED
 
+    @property
+    def listens(self) -> bool:
+        return self.state == _LISTENING
+
 
 class PortHold:
     """The port of one server. `take` and `give` may each be called again without effect.
@@ -125,7 +129,7 @@ def listening(pid: int) -> list[Connection]:
                 sockets.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
     except OSError as error:
         raise HoldError(f"the files of process {pid} cannot be seen: {error.strerror}") from None
-    return [c for c in connections() if c.state == _LISTENING and f"socket:[{c.inode}]" in sockets]
+    return [c for c in connections() if c.listens and f"socket:[{c.inode}]" in sockets]
 
 
 def _listener(pid: int) -> Connection:

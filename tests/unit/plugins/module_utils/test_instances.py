@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,8 @@ class Machine:
         self.servers: dict[str, ThreadingHTTPServer] = {}
         self.enabled: set[str] = set()
         self.said: list[str] = []
-        self.refuses = self.breaks = self.open = self.killed = self.changed = False
+        self.breaks = ""  # the one that does not come up
+        self.refuses = self.open = self.killed = self.changed = False
 
     def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
         if argv[0] == "timeout":
@@ -49,7 +51,7 @@ class Machine:
                 "ActiveState": "active" if up else "inactive",
                 "SubState": "running",
                 "NeedDaemonReload": "no",
-                "MainPID": "1" if up else "0",
+                "MainPID": str(os.getpid()) if up else "0",
                 "UnitFileState": "enabled" if name in self.enabled else "disabled",
             }
             return 0, "".join(f"{key}={value}\n" for key, value in state.items()), ""
@@ -63,7 +65,7 @@ class Machine:
             self.enabled.discard(name)
         if verb in ("restart", "stop"):
             self.stop(name)
-        if verb == "restart" and not self.breaks:
+        if verb == "restart" and name != self.breaks:
             self.start(name)
         return 0, "", ""
 
@@ -190,6 +192,40 @@ def test_a_port_can_go_from_one_to_another_in_one_run(machine: Machine) -> None:
     assert converge(machine, new, gone) == {"new": "start", "old": "remove"}
 
 
+def test_two_can_swap_their_ports(machine: Machine) -> None:
+    one, two = free_port(), free_port()
+    converge(machine, entry(machine, "first", one), entry(machine, "second", two))
+    wanted = (entry(machine, "first", two), entry(machine, "second", one))
+    assert converge(machine, *wanted) == {"first": "restart", "second": "restart"}
+    assert {name: server.server_port for name, server in machine.servers.items()} == {"first": two, "second": one}
+    assert converge(machine, *wanted) == {"first": "none", "second": "none"}
+
+
+def test_a_swap_that_was_cut_off_is_made_good(machine: Machine) -> None:
+    one, two = free_port(), free_port()
+    converge(machine, entry(machine, "first", one), entry(machine, "second", two))
+    wanted = (entry(machine, "first", two), entry(machine, "second", one))
+    for instance in wanted:  # the files were written, and nothing was stopped
+        path = machine.config / f"{instance['name']}.env"
+        path.write_text(
+            path.read_text().replace(f'"{one}"', "x").replace(f'"{two}"', f'"{one}"').replace("x", f'"{two}"')
+        )
+    assert converge(machine, *wanted) == {"first": "restart", "second": "restart"}
+
+
+def test_one_that_does_not_come_up_keeps_no_other_one_down(machine: Machine) -> None:
+    wanted = [entry(machine, "first", free_port()), entry(machine, "second", free_port())]
+    converge(machine, *wanted)
+    for instance in wanted:
+        instance["environment"]["OPTIONS"] = "--threads 2"
+    machine.breaks = "first"
+    with pytest.raises(InstanceError, match="instance first was wanted running"):
+        converge(machine, *wanted)
+    assert list(machine.servers) == ["second"]
+    machine.breaks = ""
+    assert converge(machine, *wanted) == {"first": "start", "second": "none"}
+
+
 def test_a_port_of_another_program_is_refused_before_anything_is_written(machine: Machine) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -208,7 +244,7 @@ def test_options_that_the_server_refuses_change_nothing(machine: Machine) -> Non
 
 
 def test_one_that_does_not_come_up_is_told_with_its_journal(machine: Machine) -> None:
-    machine.breaks = True
+    machine.breaks = "coder"
     with pytest.raises(InstanceError, match=r"its process ended\. Its journal's last words: error: no room"):
         converge(machine, entry(machine, "coder", free_port()))
 
