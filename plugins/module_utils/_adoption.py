@@ -57,6 +57,7 @@ ROUTER = frozenset(
 )
 # What the role does by itself.
 OWN = frozenset({"metrics", "reuse-port", "log-verbosity"})
+_NOT_THE_MODELS = ROUTER | OWN | _options.RESERVED | frozenset(VARIABLES)
 # Lead to a model's files, and become its sources.
 FILES = ("model", "mmproj", "hf-repo", "hf-file", "model-url")
 TOKEN = "hf-token"
@@ -126,12 +127,19 @@ class Adoption:
         self._target = target
         read = Words(words)
         self.left += read.unknown
-        self.options = self._without_token("the command line", read.options)
+        named = {key: option for key, option in zip(environment, map(_options.find, environment)) if option}
+        self._environment = {
+            option.name: _options.from_text(key, environment[key])
+            for key, option in named.items()
+            if key.startswith("LLAMA_ARG_")
+        }
+        own = {name: value for name, value in self._environment.items() if name in _NOT_THE_MODELS}
+        self.options = {**own, **self._without_token("the command line", read.options)}
         self._preset = self._read_preset()
         self._view = self._read_models_dir()
         self._read_keys(environment)
         self._read_own()
-        common = self._read_common(environment)
+        common = self._read_common()
         models = self._read_models(set(self._command_line()))
         if common:
             self.inventory["llama_router_common_options"] = common
@@ -218,20 +226,12 @@ class Adoption:
 
     def _command_line(self) -> dict[str, Any]:
         """The models' options on it."""
-        mine = ROUTER | OWN | _options.RESERVED | set(VARIABLES)
-        return {name: value for name, value in self.options.items() if name not in mine}
+        return {name: value for name, value in self.options.items() if name not in _NOT_THE_MODELS}
 
-    def _read_common(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, text in environment.items():
-            option = _options.find(key) if key.startswith("LLAMA_ARG_") else None
-            if option and option.name not in self._not_the_models():
-                found[option.name] = _options.from_text(key, text)
+    def _read_common(self) -> dict[str, Any]:
+        found = {n: value for n, value in self._environment.items() if n not in _NOT_THE_MODELS and n not in FILES}
         found.update(self._checked("*", self._preset.pop("*", {}), set(self._command_line())))
         return {**found, **self._command_line()}
-
-    def _not_the_models(self) -> set[str]:
-        return {*ROUTER, *OWN, *_options.RESERVED, *VARIABLES, *FILES}
 
     def _checked(self, section: str, options: Mapping[str, Any], overruled: set[str]) -> dict[str, Any]:
         """The options of a section that do something, by their canonical names."""

@@ -105,6 +105,24 @@ def test_where_the_service_sees_nothing(
     assert bool(found.corrected) == (method == "copy")
 
 
+def test_options_in_the_environment(tmp_path: Path, models: Path) -> None:
+    found = adopt(
+        tmp_path,
+        *("--port", "8012", "--api-key", KEY),
+        **{"LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_PORT": "9", "LLAMA_ARG_MODELS_DIR": "models"},
+        **{"LLAMA_ARG_MODELS_MAX": "2", "LLAMA_ARG_THREADS": "4", "LLAMA_ARG_NO_SUCH": "1", "THREADS": "5"},
+    )
+    assert sorted(by_name(found)) == ["a", "eyes", "split"]
+    del found.inventory["llamacpp_models"]
+    assert found.inventory == {
+        "llama_router_api_keys": "{{ vault_llama_router_api_keys }}",
+        "llama_router_host": "0.0.0.0",
+        "llama_router_port": 8012,
+        "llama_router_models_max": 2,
+        "llama_router_common_options": {"threads": 4},
+    }
+
+
 def test_a_token_of_the_hub_is_told_of_and_not_shown(tmp_path: Path, models: Path) -> None:
     token = "hf_0123456789"
     (tmp_path / "models.ini").write_text(f"[*]\nhft = {token}\n[chat]\nmodel = models/a.gguf\nHF_TOKEN = {token}\n")
