@@ -81,11 +81,12 @@ class Ollama:
 
     def wanted(self, mode: str) -> State:
         """How it shall be, by how it is now and how it was before the first mode."""
-        now, (was, last) = self.now(), self._remembered()
-        if mode == "untouched" and not last:
+        now, (was, modes) = self.now(), self._remembered()
+        if mode == "untouched" and not modes:
             return now
         # Once this stopped it, or could have, it runs again if it did before. Else an operator did, and meant it.
-        active = was.active or now.active if last in ("disabled", "exclusive") and mode != last else now.active
+        stopped = any(last in ("disabled", "exclusive") and last != mode for last in modes)
+        active = was.active or now.active if stopped else now.active
         if mode == "untouched":
             return replace(was, active=active and not was.masked, drop_in="")
         if mode == "disabled":
@@ -120,10 +121,14 @@ class Ollama:
     # --- what is done -------------------------------------------------------------------------------------------------
 
     def apply(self, mode: str) -> None:
-        """Bring it there; wrong ends are those of a next run. UnitError and OSError."""
-        now, wanted, (was, last) = self.now(), self.wanted(mode), self._remembered()
-        if mode != "untouched" and mode != last:
-            self._remember(was, mode)
+        """Bring it there. After UnitError and OSError, or when it was killed, the next run goes on."""
+        now, wanted, (was, modes) = self.now(), self.wanted(mode), self._remembered()
+        if mode == "untouched" and not modes:
+            return
+        begins = modes != [mode]
+        if begins and mode != "untouched":
+            # Both, until it is done: a run that is cut off, or in which something fails, is gone on with by the next.
+            self._remember(was, list(dict.fromkeys([*(modes or ["untouched"]), mode])))
         if not wanted.active and now.active:
             self._unit.stop()
         if wanted.masked and not now.masked:
@@ -134,16 +139,18 @@ class Ollama:
             self._unmask()
         if wanted.drop_in != now.drop_in:
             self._write_drop_in(wanted.drop_in)
-        if (wanted.masked, wanted.drop_in) != (now.masked, now.drop_in):
+        if begins or (wanted.masked, wanted.drop_in) != (now.masked, now.drop_in):
             self._unit.daemon_reload()
         if not wanted.masked and wanted.enabled != self.now().enabled:
             self._unit.enable(wanted.enabled)
-        environment = TEXTS["fallback"] in wanted.drop_in or TEXTS["fallback"] in now.drop_in
-        if wanted.active and (not now.active or (environment and wanted.drop_in != now.drop_in)):
+        environment = "fallback" in (*modes, mode) and (begins or wanted.drop_in != now.drop_in)
+        if wanted.active and (environment or not now.active):
             self._unit.restart()
         if mode == "untouched":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._memory)
+        elif begins:
+            self._remember(was, [mode])
 
     def check_environment(self) -> None:
         """The process that runs keeps no model. OllamaError when something else has the last word."""
@@ -188,23 +195,26 @@ class Ollama:
 
     # --- the state before ---------------------------------------------------------------------------------------------
 
-    def _remembered(self) -> tuple[State, str]:
-        """How it was before the first mode, and the mode of the last run; as it is now, and "", when there was none."""
+    def _remembered(self) -> tuple[State, list[str]]:
+        """How it was before the first mode, and the last mode, or those of a change that did not come to its end.
+
+        As it is now, and none, when there was none.
+        """
         try:
             with open(self._memory, encoding="utf-8") as file:
                 found = json.load(file)
-            return State(**found["before"]), str(found["mode"])
+            return State(**found["before"]), [str(mode) for mode in found["modes"]]
         except FileNotFoundError:
-            return self.now(), ""
+            return self.now(), []
         except (KeyError, TypeError, ValueError):
             raise OllamaError(
                 f"{self._memory} was wanted with the state of {self._unit.name} before the role changed it, and cannot"
                 " be read; remove it, and the state as it is now becomes that one"
             ) from None
 
-    def _remember(self, was: State, mode: str) -> None:
+    def _remember(self, was: State, modes: list[str]) -> None:
         os.makedirs(os.path.dirname(self._memory), mode=0o755, exist_ok=True)
-        _write(self._memory, json.dumps({"before": asdict(was), "mode": mode}) + "\n")
+        _write(self._memory, json.dumps({"before": asdict(was), "modes": modes}) + "\n")
 
 
 def held_mib(url: str) -> tuple[list[str], int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._ollama import MANAGED, TEXTS, Ollama, OllamaError, State
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError
 
 ROUTER = "llama-router.service"
 FALLBACK = MANAGED + TEXTS["fallback"]
@@ -24,7 +25,7 @@ class Host:
         self.file.parent.mkdir(parents=True)
         self.file.write_text("[Service]\n")
         self.enabled, self.active, self.router = "enabled", "active", router
-        self.environment = ""
+        self.environment = self.fails = ""
         self.verbs: list[str] = []
 
     def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
@@ -43,6 +44,8 @@ class Host:
             names = argv[3].partition("=")[2].split(",")
             return 0, "".join(f"{name}={shown[name]}\n" for name in names), ""
         self.verbs.append(verb)
+        if verb == self.fails:
+            return 1, "", "it broke"
         if verb in ("enable", "disable"):
             self.enabled = f"{verb}d"
         elif verb in ("stop", "restart"):
@@ -111,6 +114,45 @@ def test_what_was_before_the_first_mode_is_what_comes_back(host: Host, ollama: O
         assert ollama.now().active is False
     ollama.apply("untouched")
     assert ollama.now() == State(False, False, False)
+
+
+@pytest.mark.parametrize("fails", ["daemon-reload", "enable", "restart"])
+def test_what_runs_again_after_a_mode_does_so_in_the_next_run_too(host: Host, ollama: Ollama, fails: str) -> None:
+    """When the first one was cut off, or Ollama did not start."""
+    ollama.apply("disabled")
+    host.fails = fails
+    with pytest.raises(UnitError):
+        ollama.apply("fallback")
+    host.fails = ""
+    ollama.apply("fallback")
+    assert ollama.now() == State(True, True, False, FALLBACK)
+    host.active = "inactive"
+    assert ollama.wanted("fallback") == ollama.now()
+
+
+def test_a_first_mode_that_was_cut_off_stopped_what_ran_before(host: Host, ollama: Ollama) -> None:
+    host.fails = "disable"
+    with pytest.raises(UnitError):
+        ollama.apply("disabled")
+    host.fails = ""
+    ollama.apply("fallback")
+    assert ollama.now() == State(True, True, False, FALLBACK)
+
+
+@pytest.mark.parametrize("mode", ["fallback", "untouched"])
+def test_a_drop_in_that_was_written_and_not_taken_up_is_taken_up(host: Host, ollama: Ollama, mode: str) -> None:
+    if mode == "untouched":
+        ollama.apply("fallback")
+    host.fails = "daemon-reload"
+    with pytest.raises(UnitError):
+        ollama.apply(mode)
+    host.fails = ""
+    host.verbs.clear()
+    ollama.apply(mode)
+    assert host.verbs == ["daemon-reload", "restart"]
+    host.verbs.clear()
+    ollama.apply(mode)
+    assert host.verbs == []
 
 
 def test_what_an_operator_stops_stays_so(host: Host, ollama: Ollama) -> None:
