@@ -83,7 +83,8 @@ class Part:
         self._journal = -1
         self._head = 0  # bytes of the journal's first line
         heading = {"format": FORMAT, "size": size, "sha256": sha256, "piece": 0, "version": "", "boot": _boot()}
-        found = _read(path + JOURNAL)
+        # A journal may outlive its file, which is then new and has not got its size yet.
+        found = _read(path + JOURNAL) if os.fstat(self._fd).st_size == size else None
         if found and all(found[0].get(key) == heading[key] for key in ("format", "size", "sha256")):
             same_boot = found[0].get("boot") == heading["boot"] != ""
             self.piece = int(str(found[0]["piece"]))

@@ -137,3 +137,13 @@ def test_any_order_of_writes_is_what_the_next_run_finds(writes: list[tuple[int, 
         for index, written in enumerate(again.written):
             assert again.read(index * again.piece, written) == bytes([index + 1]) * written
         again.close()
+
+
+def test_a_journal_without_its_file_is_none(tmp_path: Path) -> None:
+    """As when somebody removed the part file to have it fetched anew: its zeros are not what had arrived."""
+    first = part(tmp_path / "a.part")
+    for index in range(3):
+        first.write(index, b"x" * first.left(index))
+    first.close()
+    (tmp_path / "a.part").unlink()
+    assert part(tmp_path / "a.part").done == 0
