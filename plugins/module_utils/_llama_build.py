@@ -30,7 +30,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local
 
 _STEP = re.compile(r"^\[(\d+)/(\d+) ([\d.]+)\]", re.MULTILINE)
 _TELLING = re.compile(r"error|FAILED:|undefined reference|No space left|Killed|not found|Could not", re.IGNORECASE)
-_COMPILER = re.compile(r'^set\(CMAKE_\w+_COMPILER_(ID|VERSION) "([^"]*)"\)', re.MULTILINE)
+# Not CMAKE_CUDA_HOST_COMPILER_: what nvcc itself calls.
+_COMPILER = re.compile(r'^set\(CMAKE_(?:CXX|CUDA)_COMPILER_(ID|VERSION) "([^"]*)"\)', re.MULTILINE)
 
 # One executable that finds all its own code, and nothing that is not asked for. What a tree does not know is left out.
 _FIXED: Mapping[str, Any] = {

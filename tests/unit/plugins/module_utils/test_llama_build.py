@@ -235,6 +235,9 @@ def test_what_was_built_is_collected(build: Build, systemd: Systemd, tree: Path,
         "out/bin/llama-server": "binary",
         "out/CMakeFiles/3.31.6/CMakeCXXCompiler.cmake": 'set(CMAKE_CXX_COMPILER_ID "GNU")\n'
         'set(CMAKE_CXX_COMPILER_VERSION "14.2.0")\nset(CMAKE_CXX_COMPILER_VERSION_INTERNAL "")\n',
+        "out/CMakeFiles/3.31.6/CMakeCUDACompiler.cmake": 'set(CMAKE_CUDA_COMPILER_ID "NVIDIA")\n'
+        'set(CMAKE_CUDA_COMPILER_VERSION "12.4.131")\nset(CMAKE_CUDA_HOST_COMPILER_ID "GNU")\n'
+        'set(CMAKE_CUDA_HOST_COMPILER_VERSION "13.3.0")\n',
         "build.log": "[1/1 7.0] Linking\n",
     }.items():
         file = Path(build.folder, path)
@@ -242,7 +245,7 @@ def test_what_was_built_is_collected(build: Build, systemd: Systemd, tree: Path,
         file.write_text(text)
     stamp = build.collect(wish(tree), str(staged.parent))
     assert (staged / "llama-server").stat().st_mode & 0o777 == 0o755
-    assert stamp["compilers"] == {"CXX": "GNU 14.2.0"}
+    assert stamp["compilers"] == {"CXX": "GNU 14.2.0", "CUDA": "NVIDIA 12.4.131"}
     assert stamp["seconds"] == 7.5
     assert "-DLLAMA_BUILD_NUMBER=1" in stamp["cmake"]
     assert json.dumps(stamp)
