@@ -140,9 +140,8 @@ class Releases:
             with open(os.path.join(staged, STAMP), "w", encoding="utf-8") as file:
                 json.dump({"name": name, "version": version, **stamp}, file, indent=2)
                 file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
+            _to_disk(staged)
             target = self.path(name)
             if os.path.isdir(target):
                 shutil.rmtree(target)
@@ -240,6 +239,15 @@ def _read_stamp(path: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
+
+
+def _to_disk(folder: str) -> None:
+    """All files in it: a release of empty ones, after a crash of the machine, would be there for good."""
+    for base, _folders, files in os.walk(folder):
+        for path in (os.path.join(base, name) for name in files):
+            if os.path.isfile(path) and not os.path.islink(path):
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
 
 
 def _executables() -> Iterator[str]:

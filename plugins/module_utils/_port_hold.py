@@ -73,15 +73,20 @@ class PortHold:
         """Let new connections to this process's port wait from now on; HoldError when they would not be kept."""
         if self.taken:
             return
-        beside = _listen_beside(_listener(pid))
+        listener = _listener(pid)
+        # First this: who connects to a socket that is closed again without it is cut off.
         try:
             with open(self._migrate, encoding="ascii") as file:
                 self._before = file.read()
             self._set_migrate("1")
         except OSError as error:
-            beside.close()
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
-        self._socket, self._since = beside, time.monotonic()
+        try:
+            self._socket = _listen_beside(listener)
+        except HoldError:
+            self._set_migrate(self._before)
+            raise
+        self._since = time.monotonic()
 
     def give(self) -> None:
         """Leave the port, and who waits there, to the server that listens on it: the old one, or a new one."""

@@ -78,6 +78,8 @@ class SwapTest:
             answer.enough.set()
             answer.join(self.load_timeout)
         self.swap.tokens = answer.tokens
+        if answer.error and not answer.tokens:
+            raise RouterError(f"{self.swap.busy} was wanted answering, before any other was asked for: {answer.error}")
         if answer.error:
             raise RouterError(
                 f"{self.swap.busy} was wanted to finish its answer while {', '.join(self.swap.others)} were loaded;"

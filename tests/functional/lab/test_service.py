@@ -47,7 +47,6 @@ VARIABLES: dict[str, Any] = {
     "llama_router_models_max": 1,
     "llama_router_api_keys": [KEY],
     "llama_router_firewall_allow": [f"{NETWORK}.1", f"{NETWORK}.{PRIVILEGED}/32", "2001:db8::/64"],
-    "llama_router_firewall_ports": [8101, 8102],
     "llama_proxy_certificate": "/etc/ssl/proxy.pem",
     "llama_proxy_certificate_key": "/etc/ssl/proxy.key",
     "llamacpp_models": [
@@ -210,6 +209,16 @@ def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
     out = play(*AT_ONE, "--tags", "router")
     assert "changed=0 " not in out
     assert "counter" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
+
+
+def test_rules_of_a_run_that_was_cut_off_come_into_force_by_the_next(play: Play) -> None:
+    """It has written them; in force are still those of before."""
+    rules = "/etc/llama-router/firewall.nft"
+    inside(UNPRIVILEGED, f"sed 's/8012, //; s/comment \"./&0/' {rules} >/tmp/older && nft --file /tmp/older")
+    assert "8012" not in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
+    play(*AT_ONE, "--tags", "router")
+    assert "8012" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
+    assert "changed=0 " in play(*AT_ONE, "--tags", "router")
 
 
 def test_a_stream_begins_at_once_and_is_not_cut(play: Play, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_fi
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import Router
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit
 from router_host import UNIT, Host
-from router_server import LLAMA_SERVER, wait_until
+from router_server import LLAMA_SERVER, free_port, wait_until
 
 
 class Killed(BaseException):
@@ -145,6 +145,17 @@ def test_another_unit_is_a_restart(host: Host) -> None:
     assert host.loaded() == ["alpha", "beta"]
     assert host.pid() != pid
     assert not host.converge()["changed"]
+
+
+def test_another_port(host: Host) -> None:
+    """The old one is held while the router restarts, and it comes up on the new one."""
+    host.converge()
+    host.load("alpha")
+    host.port = free_port()
+    host.write_unit()
+    done = host.converge()
+    assert (done["action"], done["loaded"], done["warnings"]) == ("restart", ["alpha"], [])
+    assert host.converge()["action"] == "none"
 
 
 def test_a_lower_limit(host: Host) -> None:

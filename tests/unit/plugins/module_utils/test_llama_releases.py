@@ -111,6 +111,23 @@ def test_a_release_appears_whole_with_its_stamp(releases: Releases) -> None:
     assert os.listdir(releases.folder) == ["b1"]
 
 
+def test_all_of_a_release_is_on_the_disk_before_it_appears(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: set[int] = set()
+
+    def fsync(handle: int) -> None:
+        assert not os.path.exists(releases.path("b1"))
+        flushed.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    staged = releases.stage("b1")
+    write_server(Path(staged, "bin", "llama-server"), STARTS.format(build=1))
+    os.symlink("nowhere", Path(staged, "bin", "libllama.so"))
+    releases.add("b1", staged, {})
+    there = [path for path in Path(releases.path("b1")).rglob("*") if path.is_file()]
+    assert {path.stat().st_ino for path in there} == flushed
+    assert len(there) == 2
+
+
 def test_one_that_does_not_start_leaves_nothing(releases: Releases) -> None:
     with pytest.raises(ReleaseError):
         add(releases, "b1", "exit 1")

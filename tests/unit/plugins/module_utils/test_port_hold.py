@@ -94,8 +94,9 @@ def test_a_server_that_does_not_share_its_port(hold: PortHold, migrate: Path) ->
     assert migrate.read_text() == "0\n"
 
 
-def test_a_kernel_that_moves_no_connections(hold: PortHold, migrate: Path) -> None:
+def test_a_kernel_that_moves_no_connections(hold: PortHold, migrate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate.unlink()
+    monkeypatch.setattr(_port_hold, "_listen_beside", lambda listener: pytest.fail("who comes now would be cut off"))
     with listen() as old:
         with pytest.raises(HoldError, match=r"Linux 5\.14"):
             hold.take(1)

@@ -76,3 +76,9 @@ def test_what_cannot_be_loaded_again_is_told() -> None:
 def test_the_first_error_is_the_one_to_tell() -> None:
     with pytest.raises(RouterError, match="it broke off"):
         swapped(Client({"before"}, broken="before", breaks_off=True))
+
+
+def test_a_model_that_answers_nothing_was_not_stopped_by_another_one() -> None:
+    with pytest.raises(RouterError) as told:
+        swapped(Client(set(), breaks_off=True))
+    assert str(told.value) == "busy was wanted answering, before any other was asked for: it broke off"
