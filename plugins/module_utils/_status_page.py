@@ -150,6 +150,8 @@ function machine(report) {
     bar([[1 - disk.free_mib / disk.total_mib, disk.free_mib < disk.total_mib / 20 ? "over" : ""]]));
   if (report.driver.agree !== null) box.append(row("driver", report.driver.agree ? report.driver.kernel_version
     : report.driver.kernel_version + " and " + report.driver.library_version));
+  for (const shown of report.certificates) box.append(row("certificate of " + shown.address, shown.expires === null
+    ? "not shown" : "until " + new Date(1000 * shown.expires).toLocaleDateString()));
   return [...cards, box];
 }
 function happened(event) {
