@@ -35,6 +35,7 @@ h1 { font-size: 1.35rem; margin: 0; } h2 { font-size: 1rem; margin: 1.6rem 0 .6r
 ul { margin: .6rem 0; padding: .6rem .8rem; list-style: none; border-left: 3px solid currentColor;
   background: var(--card); border-radius: 4px; } ul:empty { display: none; } li { overflow-wrap: anywhere; }
 .grid { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+#machine { align-items: start; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem;
   min-width: 0; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: .6rem; }
