@@ -28,7 +28,7 @@ def runner(run_command: Callable[..., tuple[int, str, str]]) -> Run:
 def word(text: str, variables: bool = True) -> str:
     """A word of a unit's command line that systemd reads as this text; without `variables` one of Environment=."""
     signs = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%", **({"$": "$$"} if variables else {})}
-    return f'"{text.translate(str.maketrans(signs))}"'
+    return '"' + "".join(signs.get(sign, sign) for sign in text) + '"'
 
 
 _PROPERTIES = ("LoadState", "ActiveState", "SubState", "NeedDaemonReload", "MainPID")
