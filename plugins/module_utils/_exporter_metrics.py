@@ -188,6 +188,8 @@ def _machine(report: Mapping[str, Any]) -> Iterator[Family]:
     for name, key, help_ in (("total", "total_mib", "Size"), ("free", "free_mib", "Room left")):
         value = None if disk[key] is None else disk[key] * MIB
         yield _one(f"models_disk_{name}_bytes", f"{help_} of the models' disk.", value)
+    ends = [({"address": shown["address"]}, shown["expires"]) for shown in report["certificates"] if shown["expires"]]
+    yield Family("llamacpp_certificate_expiry_timestamp_seconds", "gauge", "The end of the certificate shown.", ends)
 
 
 def _labels(gpu: Mapping[str, Any]) -> dict[str, str]:

@@ -105,7 +105,8 @@ class PortHold:
 
 def connections() -> Iterator[Connection]:
     """The TCP sockets of this network namespace, with their local addresses."""
-    for path, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
+    # Its own, since a hardened service has no /proc/net.
+    for path, family in (("/proc/self/net/tcp", socket.AF_INET), ("/proc/self/net/tcp6", socket.AF_INET6)):
         try:
             with open(path, encoding="ascii") as file:
                 lines = file.read().splitlines()[1:]

@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
 UNIT = "llama-router.service"
+EXPORTER = "llama-router-exporter.service"  # it is told which servers show a certificate; the command says the same
 KEYS = "/etc/llama-router/api-keys"
 
 
 @dataclass(frozen=True)
 class Places:
-    """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not looked at."""
+    """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not checked.
+
+    `tls`: servers, HOST:PORT, whose certificates are watched beside the router's own.
+    """
 
     unit: str = UNIT
     url: str = "http://127.0.0.1:8012"
@@ -31,17 +35,20 @@ class Places:
     plan: str = "/etc/llama-router/plan.json"
     models: str = "/var/lib/llama-router/models"
     validate_certs: bool = True
+    tls: tuple[str, ...] = ()
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """Where certificates are shown."""
+        scheme, _colon, address = self.url.partition("://")
+        return (address, *self.tls) if scheme == "https" else self.tls
 
 
 def of_unit(run: Run, name: str = UNIT) -> Places:
     """As the unit's command line says; as the role llama_router has them by default where it says nothing."""
-    try:
-        started = Unit(run, name).properties("ExecStart")["ExecStart"]
-    except UnitError:
-        return Places(unit=name)
-    found = re.search(r"argv\[\]=(.*?) ; ", started)
-    words = found[1].split() if found else []
+    words = _command(run, name)
     options = dict(zip(words, words[1:]))
+    watched = _command(run, EXPORTER)
     host = options.get("--host", "127.0.0.1")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     tls = "--ssl-cert-file" in options
@@ -57,7 +64,18 @@ def of_unit(run: Run, name: str = UNIT) -> Places:
         models=options.get("--models-dir", Places.models),
         # The certificate is made for the name that clients use, and here is the loopback.
         validate_certs=not tls,
+        tls=tuple(value for option, value in zip(watched, watched[1:]) if option == "--tls"),
     )
+
+
+def _command(run: Run, unit: str) -> list[str]:
+    """The words that this unit is started with; none when there is no such unit."""
+    try:
+        started = Unit(run, unit).properties("ExecStart")["ExecStart"]
+    except UnitError:
+        return []
+    found = re.search(r"argv\[\]=(.*?) ; ", started)
+    return found[1].split() if found else []
 
 
 def run_here(argv: Sequence[str]) -> tuple[int, str, str]:

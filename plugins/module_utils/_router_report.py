@@ -18,6 +18,7 @@ The report, in MiB, seconds and seconds since the epoch; null is what is not kno
 - devices: those of the plan, name, total_mib, usable_mib, used_mib (the running models'; planned if the log is silent)
 - gpus, driver: as nvidia-smi and the files of the kernel module tell
 - memory: total_mib, available_mib of the guest; disk: path, total_mib, free_mib of the models' folder
+- certificates: address (of who shows it), expires, reason (why that is not known)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _gpu_load, _nvidia, _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _certificate, _gpu_load, _nvidia, _offload
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Model,
@@ -44,6 +45,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 LINES = 20_000  # of the journal: a load is some 200 at the verbosity that tells of it, an answer some 20
 ERRORS = 5  # of the unit's errors are told
 DISK_FREE = 0.05  # of the models' disk: below it, it counts as full
+EXPIRES_SOON = 14 * 86400.0  # seconds before its end, from which on a certificate is to be renewed
 OVER_PLAN = 1.05  # times its plan is still as planned: the graph's scratch depends on the build
 _ERROR = re.compile(r"(?:\[\d+\] )?[\d.]+ E (.*)")
 _UNIT = ("ActiveState", "SubState", "UnitFileState", "ActiveEnterTimestampMonotonic", "NRestarts", "MemoryCurrent")
@@ -140,13 +142,14 @@ def loads_in(log: Iterable[str], models: Iterable[Model]) -> dict[str, _offload.
 
 
 def host_of(places: Places, run: Run) -> dict[str, Any]:
-    """The GPUs with their driver, the guest's memory, the models' disk. With GPUs it takes as long as nvidia-smi."""
+    """GPUs and driver, memory, the models' disk, certificates. With GPUs it takes as long as nvidia-smi."""
     nvidia = _nvidia.look(run)
     return {
         "gpus": _gpu_load.look(run) if nvidia["gpus"] else [],
         "driver": nvidia["driver"],
         "memory": memory_of(),
         "disk": disk_of(places.models),
+        "certificates": [_certificate.look(address) for address in places.certificates],
     }
 
 
@@ -296,3 +299,10 @@ def _wrong(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Iterable[str
         yield f"the models' folder {disk['path']} cannot be looked at"
     elif disk["free_mib"] < disk["total_mib"] * DISK_FREE:
         yield f"the models' disk is full: {disk['free_mib']} MiB of {disk['total_mib']} are free at {disk['path']}"
+    for shown in found["certificates"]:
+        left = (shown["expires"] or 0) - found["at"]
+        if shown["expires"] is None:
+            yield f"{shown['address']} shows no certificate: {shown['reason']}"
+        elif left < EXPIRES_SOON:
+            ends = f"ends in {left / 86400:.0f} days" if left > 0 else "has ended"
+            yield f"the certificate of {shown['address']} {ends}: renew it"

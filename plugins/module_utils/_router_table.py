@@ -92,6 +92,10 @@ def _machine(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"memory of the guest: {memory['total_mib'] - memory['available_mib']} of {memory['total_mib']} MiB used"
     if disk["total_mib"] is not None:
         yield f"disk of the models: {disk['free_mib']} of {disk['total_mib']} MiB free ({disk['path']})"
+    for shown in report["certificates"]:
+        if shown["expires"] is not None:
+            day = time.strftime("%Y-%m-%d", time.gmtime(shown["expires"]))
+            yield f"certificate of {shown['address']}: until {day}"
 
 
 def _gpu(gpu: Mapping[str, Any]) -> Iterator[str]:

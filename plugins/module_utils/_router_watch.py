@@ -79,7 +79,11 @@ class Watch:
                 history = self._history(model.id)
                 if model.running:
                     self._names[model.port] = model.id
-                if self._known and model.running and (history.status not in RUNNING or history.port != model.port):
+                fresh = model.running and (history.status not in RUNNING or history.port != model.port)
+                if fresh and model.status == "loading":
+                    history.loading_since = self._clock()  # the event that it is loaded is to come
+                    self._note(model.id, "loading")
+                elif fresh and self._known:
                     history.loads += 1
                     self._note(model.id, "loaded")
                 elif self._known and history.status in RUNNING and not model.running and model.failed:
@@ -117,6 +121,7 @@ class Watch:
             elif status == "loaded" and history.status == "loading" and history.loading_since is not None:
                 history.loads += 1
                 history.load_seconds = now - history.loading_since
+                history.loading_since = None
                 history.load_seconds_total += history.load_seconds
                 self._note(name, "loaded", seconds=round(history.load_seconds, 3))
             elif status == "sleeping" and history.status != "sleeping":

@@ -35,6 +35,7 @@ h1 { font-size: 1.35rem; margin: 0; } h2 { font-size: 1rem; margin: 1.6rem 0 .6r
 ul { margin: .6rem 0; padding: .6rem .8rem; list-style: none; border-left: 3px solid currentColor;
   background: var(--card); border-radius: 4px; } ul:empty { display: none; } li { overflow-wrap: anywhere; }
 .grid { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+#machine { align-items: start; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem;
   min-width: 0; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: .6rem; }
@@ -150,6 +151,8 @@ function machine(report) {
     bar([[1 - disk.free_mib / disk.total_mib, disk.free_mib < disk.total_mib / 20 ? "over" : ""]]));
   if (report.driver.agree !== null) box.append(row("driver", report.driver.agree ? report.driver.kernel_version
     : report.driver.kernel_version + " and " + report.driver.library_version));
+  for (const shown of report.certificates) box.append(row("certificate of " + shown.address, shown.expires === null
+    ? "not shown" : "until " + new Date(1000 * shown.expires).toLocaleDateString()));
   return [...cards, box];
 }
 function happened(event) {

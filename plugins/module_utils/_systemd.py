@@ -25,6 +25,12 @@ def runner(run_command: Callable[..., tuple[int, str, str]]) -> Run:
     return run
 
 
+def word(text: str, variables: bool = True) -> str:
+    """A word of a unit's command line that systemd reads as this text; without `variables` one of Environment=."""
+    signs = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%", **({"$": "$$"} if variables else {})}
+    return '"' + "".join(signs.get(sign, sign) for sign in text) + '"'
+
+
 _PROPERTIES = ("LoadState", "ActiveState", "SubState", "NeedDaemonReload", "MainPID")
 
 

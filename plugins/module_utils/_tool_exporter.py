@@ -130,6 +130,9 @@ class Source:
         with subprocess.Popen(  # pylint: disable=ansible-bad-function
             self._journal, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
         ) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(AGAIN)  # it ends at once where the journal may not be read
+                return heard
             self.watch.journal_up = True
             for last, text in _timed(process.stdout or ()):
                 if last > heard:  # many lines have the same time
@@ -250,6 +253,7 @@ def main(argv: list[str]) -> int:
         options.plan,
         options.models_dir,
         not options.url_insecure,
+        tuple(options.tls),
     )
     journal = ["journalctl", "--unit", options.unit, "--follow", "--lines", str(_router_report.LINES)]
     source = Source(places, [*journal, "--output", "short-unix", "--no-pager", "--quiet"])
@@ -294,6 +298,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--unit", default=places.unit, help="the router's unit (%(default)s)")
     parser.add_argument("--url", default=places.url, help="the router (%(default)s)")
     parser.add_argument("--url-insecure", action="store_true", help="do not look at the router's certificate")
+    parser.add_argument(
+        "--tls",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="where a certificate is shown that is to be watched, beside the router's own; repeatable",
+    )
     parser.add_argument(
         "--api-key-file", metavar="FILE", help="its keys; by default the credential api-keys of the unit"
     )

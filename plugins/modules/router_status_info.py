@@ -77,32 +77,12 @@ report:
         C(autoload), C(loaded).
       type: dict
     models:
-      description: The models, by their ids.
+      description:
+        - The models, by their ids. C(id), C(aliases), C(status), C(failed), C(exit_code), C(source) and C(ctx_size) are
+          those of RV(homelab.llamacpp.router_info#module:models).
       type: list
       elements: dict
       contains:
-        id:
-          description: The name to ask for.
-          type: str
-        aliases:
-          description: Other names for it.
-          type: list
-          elements: str
-        status:
-          description: V(unloaded), V(loading), V(loaded), V(sleeping), V(downloading) or V(downloaded).
-          type: str
-        failed:
-          description: Whether its last process ended with an error.
-          type: bool
-        exit_code:
-          description: The exit code of that process.
-          type: int
-        source:
-          description: V(preset), V(models_dir) or V(cache).
-          type: str
-        ctx_size:
-          description: The context in tokens.
-          type: int
         pinned:
           description: Whether it is loaded at start.
           type: bool
@@ -144,6 +124,12 @@ report:
     disk:
       description: C(path), C(total_mib) and C(free_mib) of the models' folder.
       type: dict
+    certificates:
+      description:
+        - Of the router when it has TLS of its own, and of the servers that the exporter watches. C(address),
+          C(expires), and C(reason) where that is not known.
+      type: list
+      elements: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -69,6 +69,8 @@ def test_switched_to_idle_with_one_that_is_to_stay(host: Any, service: Service, 
     assert told in " ".join(output.split())
     assert service.keys() == VAULT
     assert host.check_output(f"systemctl is-active {KEEPER}") == "active"
+    security = host.check_output(f"systemd-analyze security --no-pager {KEEPER}")
+    assert float(security.split("Overall exposure level")[1].split()[2]) <= 1.2
     assert service.statuses()["alpha"] in ("loading", "loaded"), "it is loaded at the start"
 
 

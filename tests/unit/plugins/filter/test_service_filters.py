@@ -8,8 +8,10 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.homelab.llamacpp.plugins.filter.instance_plan import FilterModule as InstancePlan
 from ansible_collections.homelab.llamacpp.plugins.filter.unit_hardening import FilterModule
+from ansible_collections.homelab.llamacpp.plugins.filter.unit_word import FilterModule as UnitWord
 
 unit_hardening = FilterModule().filters()["unit_hardening"]
+unit_word = UnitWord().filters()["unit_word"]
 instance_plan = InstancePlan().filters()["instance_plan"]
 
 
@@ -27,6 +29,11 @@ def test_what_is_of_another_type_is_an_error_of_the_filter(given: dict[str, obje
         unit_hardening("cpu", **given)
     with pytest.raises(AnsibleFilterError, match="unit_hardening: kind"):
         unit_hardening("gpu")
+
+
+def test_a_word_is_made_of_anything() -> None:
+    assert unit_word(8012) == '"8012"'
+    assert unit_word("A=$B", variables=False) == '"A=$B"'
 
 
 def test_instances_that_cannot_run_are_an_error_of_the_filter() -> None:

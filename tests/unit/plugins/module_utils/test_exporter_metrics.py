@@ -73,6 +73,10 @@ REPORT: dict[str, Any] = {
     "driver": {"kernel_version": "550.1", "library_version": "550.1", "agree": True},
     "memory": {"total_mib": 8000, "available_mib": 6000},
     "disk": {"path": "/m", "total_mib": 1000, "free_mib": 400},
+    "certificates": [
+        {"address": "127.0.0.1:443", "expires": 1_800_000_000, "reason": None},
+        {"address": "127.0.0.1:444", "expires": None, "reason": "Connection refused"},
+    ],
     "watch": {"since": 1.0, "events": True, "journal": False},
     "connections": 5,
 }
@@ -129,6 +133,7 @@ EXPECTED: dict[str, list[tuple[dict[str, str], float]]] = {
     "memory_available_bytes": [({}, 6000 * MIB)],
     "models_disk_total_bytes": [({}, 1000 * MIB)],
     "models_disk_free_bytes": [({}, 400 * MIB)],
+    "certificate_expiry_timestamp_seconds": [({"address": "127.0.0.1:443"}, 1_800_000_000)],
 }
 CHILD = """\
 # HELP llamacpp:tokens_predicted_total Number of generation tokens processed

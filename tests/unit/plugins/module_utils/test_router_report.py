@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def host(**changes: Any) -> dict[str, Any]:
         "driver": DRIVER,
         "memory": {"total_mib": 8000, "available_mib": 6000},
         "disk": {"path": "/m", "total_mib": 100000, "free_mib": 50000},
+        "certificates": [],
     }
     return {**found, **changes}
 
@@ -115,11 +117,15 @@ def made(
     return report(router or ROUTER, models, host(**changes), PLAN, {"big": load} if load else {})
 
 
+def certificate(days: float) -> dict[str, Any]:
+    return {"address": "proxy:443", "expires": time.time() + days * 86400, "reason": None}
+
+
 # --- the verdict ------------------------------------------------------------------------------------------------
 
 
 def test_all_is_well() -> None:
-    found = made(model())
+    found = made(model(), certificates=[certificate(15)])
     assert (found["verdict"], found["reasons"]) == ("healthy", [])
     assert found["models"][0]["memory"] == [
         {"device": "CUDA0", "planned_mib": 5000.0, "used_mib": 4700.0},
@@ -149,6 +155,12 @@ def test_all_is_well() -> None:
             "disk is full: 4 MiB of 100 are free at /m",
         ),
         (made(model(), disk={"path": "/m", "total_mib": None, "free_mib": None}), "/m cannot be looked at"),
+        (made(model(), certificates=[certificate(13)]), "the certificate of proxy:443 ends in 13 days: renew it"),
+        (made(model(), certificates=[certificate(-1)]), "the certificate of proxy:443 has ended: renew it"),
+        (
+            made(model(), certificates=[{**certificate(0), "expires": None, "reason": "refused"}]),
+            "proxy:443 shows no certificate: refused",
+        ),
     ],
 )
 def test_something_is_to_be_mended(found: dict[str, Any], reason: str) -> None:
@@ -222,7 +234,8 @@ def test_the_loads_in_a_journal() -> None:
 
 def test_the_table() -> None:
     sad = model("sad", "unloaded", failed=True, exit_code=1, options={"load-on-startup": "true"})
-    lines = lines_of(made(model(), sad))
+    until = {"address": "proxy:443", "expires": 4_000_000_000, "reason": None}
+    lines = lines_of(made(model(), sad, certificates=[until]))
     assert lines[0].startswith("llama-router.service: active (running, enabled) since 20")
     assert lines[0].endswith(", 0 restarts, 812 MiB")
     assert lines[1] == "router at http://127.0.0.1:8012: build b11669, 1 of at most 2 models loaded"
@@ -238,6 +251,7 @@ def test_the_table() -> None:
         "driver: kernel module 550.1, libraries 550.1: the same",
         "memory of the guest: 2000 of 8000 MiB used",
         "disk of the models: 50000 of 100000 MiB free (/m)",
+        "certificate of proxy:443: until 2096-10-02",
     ]
 
 
@@ -327,7 +341,16 @@ def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch,
 )
 def test_the_units_command_line_tells_where_things_are(words: str, places: Places) -> None:
     line = f"ExecStart={{ path=/b ; argv[]=/b {words} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}\n"
-    assert of_unit(lambda _argv: (0, line, ""), "u") == places
+    assert of_unit(lambda argv: (0, line, "") if "u" in argv else (1, "", ""), "u") == places
+
+
+def test_the_certificates_that_the_exporter_watches_are_watched() -> None:
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        words = "--ssl-cert-file c" if "u" in argv else "--tls 127.0.0.1:443 --url x --tls other:8443"
+        return 0, f"ExecStart={{ path=/b ; argv[]=/b {words} ; ignore_errors=no ; pid=0 }}\n", ""
+
+    assert of_unit(run, "u").certificates == ("127.0.0.1:8012", "127.0.0.1:443", "other:8443")
+    assert Places("u").certificates == ()
 
 
 @pytest.mark.parametrize("answer", [(0, "ExecStart=\n", ""), (127, "", "")])

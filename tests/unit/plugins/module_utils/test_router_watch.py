@@ -126,6 +126,28 @@ def test_waking_is_no_load() -> None:
     assert watch.happened() == ["a loading", "a loaded", "a sleeping", "a woken"]
 
 
+def test_a_load_that_is_under_way_when_the_events_are_heard_again_is_one() -> None:
+    watch = Told(model("a", "unloaded"), model("b", "unloaded"), model("c", "loading", 4003))
+    watch.load("a")
+    watch.lost()
+    watch.sync([model("a", "loading", 4002), model("b", "loading", 4004), model("c", "loading", 4003)])
+    for name, loads in (("a", 2), ("b", 1), ("c", 1)):
+        watch.say(name, "loading", progress={"value": 0.9})
+        watch.say(name, "loaded", info={})
+        assert watch.history(name)["loads"] == loads
+
+
+def test_a_waking_that_is_under_way_is_no_load() -> None:
+    watch = Told(model("a", "unloaded"))
+    watch.load("a")
+    watch.ports([model("a", "loaded", 4001)])
+    watch.say("a", "sleeping")
+    watch.lost()
+    watch.sync([model("a", "loading", 4001)])
+    watch.say("a", "loaded", info={})
+    assert watch.history()["loads"] == 1
+
+
 def test_what_was_missed_while_the_events_were_lost() -> None:
     names = ("stayed", "anew", "came", "went", "failed")
     watch = Told(*(model(name, "unloaded") for name in names))

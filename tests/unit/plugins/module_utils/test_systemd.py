@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState, runner
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState, runner, word
 
 SHOWN = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nNeedDaemonReload=yes\nMainPID=0\n"
 
@@ -90,3 +90,9 @@ def test_stopping_what_may_not_run(load: str, active: str, stopped: bool) -> Non
     host = Host((0, f"LoadState={load}\nActiveState={active}\n", ""), (0, "", ""))
     Unit(host, "x.service").stop()
     assert (["systemctl", "stop", "x.service"] in host.asked) == stopped
+
+
+def test_a_word_of_a_unit() -> None:
+    assert word("a b") == '"a b"'
+    assert word('50% of "$HOME"\\\n') == '"50%% of \\"$$HOME\\"\\\\\\n"'
+    assert word("KEY=$1%", variables=False) == '"KEY=$1%%"'

@@ -23,6 +23,7 @@ REPORT: dict[str, Any] = {
     "driver": {"agree": None},
     "memory": {"total_mib": 10, "available_mib": 4},
     "disk": {"path": "/m", "total_mib": None, "free_mib": None},
+    "certificates": [{"address": "proxy:443", "expires": 1_800_000_000, "reason": None}],
 }
 REPORT["unit"].update(dict.fromkeys(("since", "restarts", "memory_mib")))
 
