@@ -145,7 +145,7 @@ class OpenWebUI:
             return self._call(method, path, body)
         except Refused as refused:
             # Its page answers for every path that it does not know, to GET alone.
-            if refused.status in (404, 405) or (refused.status == 200 and refused.answer is None):
+            if refused.status == 405 or (refused.status == 200 and refused.answer is None):
                 raise OpenWebUIError(
                     f"{method} {path} was wanted of Open WebUI {self.version} at {self.url}, it does not know that;"
                     f" Open WebUI {OLDEST} or later is needed: update it"

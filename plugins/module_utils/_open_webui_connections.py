@@ -151,7 +151,7 @@ def _merged(old: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _named(tag: Any) -> Any:
-    return {"name": tag["name"]} if isinstance(tag, dict) and "name" in tag else tag
+    return {"name": tag.get("name") if isinstance(tag, dict) else tag}
 
 
 def offered(webui: OpenWebUI, connection: Connection) -> list[str]:
