@@ -192,8 +192,7 @@ class OpenWebUIConnection:
             if found != wanted:
                 raise OpenWebUIError(
                     f"Open WebUI at {webui.url} took the connections and has others now: somebody else has changed them"
-                    " at this moment, or its environment holds them fast (ENABLE_PERSISTENT_CONFIG=false); run again,"
-                    " or mend its environment"
+                    " at this moment, or this version keeps them in another way; run again"
                 )
         return {
             **result,
