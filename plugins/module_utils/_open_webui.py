@@ -109,7 +109,7 @@ class OpenWebUI:
                 " more than that (a second factor?); give an API key as webui_token"
             )
         if session.get("role") != "admin":
-            raise OpenWebUIError(self._no_admin("webui_email", email, session.get("role")))
+            raise OpenWebUIError(self._no_admin("webui_email", f"{email} has the role {session.get('role')}"))
         self._token = str(session["token"])
 
     def use_token(self, token: str) -> None:
@@ -117,21 +117,29 @@ class OpenWebUI:
             raise OpenWebUIError("webui_token: a token of one word was wanted, it holds blanks or other characters")
         self._token = token
         try:
-            user = self._call("GET", "/api/v1/auths/")
+            self._call("GET", "/openai/config")
         except Refused as refused:
-            if refused.status == 401:
-                raise OpenWebUIError(
-                    f"webui_token: a token that Open WebUI at {self.url} knows was wanted, it refused this one; make"
-                    " another one (Settings, Account, API keys), or give webui_email and webui_password"
-                ) from None
             if refused.status == 403:
                 raise OpenWebUIError(
                     f"webui_token: Open WebUI at {self.url} takes no API keys, or not for this; enable them (Admin"
                     " Panel, Settings, General), or give webui_email and webui_password"
                 ) from None
-            raise
-        if user.get("role") != "admin":
-            raise OpenWebUIError(self._no_admin("webui_token", "the user of this token", user.get("role")))
+            if refused.status != 401:
+                raise
+            raise OpenWebUIError(
+                self._no_admin("webui_token", "that of another user was found")
+                if self._is_somebody()
+                else f"webui_token: a token that Open WebUI at {self.url} knows was wanted, it refused this one; make"
+                " another one (Settings, Account, API keys), or give webui_email and webui_password"
+            ) from None
+
+    def _is_somebody(self) -> bool:
+        """Whether the token is that of any user: to one that is no administrator's it says the same as to none."""
+        try:
+            self._call("GET", "/api/v1/users/user/settings")
+        except Refused:
+            return False
+        return True
 
     def get(self, path: str) -> Any:
         return self._known("GET", path)
@@ -199,10 +207,10 @@ class OpenWebUI:
             )
         return str(refused)
 
-    def _no_admin(self, option: str, who: str, role: object) -> str:
+    def _no_admin(self, option: str, found: str) -> str:
         return (
-            f"{option}: an administrator of Open WebUI at {self.url} was wanted, {who} has the role {role}; name an"
-            " administrator, or make it one (Admin Panel, Users)"
+            f"{option}: that of an administrator of Open WebUI at {self.url} was wanted, {found}; name an"
+            " administrator's, or make the user one (Admin Panel, Users)"
         )
 
     def _another(self, found: str) -> str:

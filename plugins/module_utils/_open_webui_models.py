@@ -49,21 +49,24 @@ def changes(entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple
 
 
 def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
-    """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest."""
+    """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest.
+
+    An import does not change who sees an entry that is there: that is `grants`.
+    """
     old = entry or {}
-    meta, grants = dict(old.get("meta") or {}), list(old.get("access_grants") or [])
-    meta.update({name: differing[name] for name in ("description", "hidden") if name in differing})
-    if differing.get("visibility") == "public":
-        grants.append(MAY_READ)
-    elif differing.get("visibility") == "private":
-        grants = [grant for grant in grants if not _for_everybody(grant)]
+    meta = {name: differing[name] for name in ("description", "hidden") if name in differing}
     return {
         "id": model_id,
         "name": differing.get("name", old.get("name", model_id)),
-        "meta": meta,
+        "meta": {**(old.get("meta") or {}), **meta},
         "params": differing.get("params", old.get("params") or {}),
-        "access_grants": grants,
     }
+
+
+def grants(entry: Mapping[str, Any] | None, visibility: str) -> list[dict[str, Any]]:
+    """Who is to see an entry: everybody or not, and those to whom it was given."""
+    others = [grant for grant in (entry or {}).get("access_grants") or [] if not _for_everybody(grant)]
+    return [*others, MAY_READ] if visibility == "public" else others
 
 
 def in_order(now: Iterable[str] | None, first: Iterable[str] | None, gone: Iterable[str]) -> list[str]:

@@ -139,6 +139,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui impor
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_models import (
     changes,
     form,
+    grants,
     in_order,
     joined,
     wait_for,
@@ -202,6 +203,11 @@ class OpenWebUIModels:
         if not self.module.check_mode:
             if forms:
                 webui.post("/api/v1/models/import", {"models": forms})
+            for entry in forms:
+                visibility = self.after[entry["id"]].get("visibility")
+                if visibility:
+                    who = {"id": entry["id"], "access_grants": grants(entries.get(entry["id"]), visibility)}
+                    webui.post("/api/v1/models/model/access/update", who)
             for one in removed:
                 webui.post("/api/v1/models/model/delete", {"id": one})
             for change in configurations:

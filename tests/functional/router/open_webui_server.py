@@ -44,7 +44,7 @@ class OpenWebUIServer:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
         deadline = time.monotonic() + 300
         while True:
-            assert self.process.poll() is None, self.log.read_text()
+            assert self.process.poll() is None, f"{self.process.returncode}: {self.log.read_text()}"
             try:
                 if self.ask("GET", "/health")["status"]:
                     break

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium_page import Page
 from open_webui_server import EMAIL, PASSWORD, USER_EMAIL, USER_PASSWORD, OpenWebUIServer
 from router_server import KEY, KEYS, Call, Server, free_port, section
 
@@ -31,9 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def router(folder: Path, models: Path) -> Iterator[Server]:
+def router(folder: Path) -> Iterator[Server]:
+    """Two models that answer at a pace that can be watched, and a small one for titles; two of the three at once."""
+    make = importlib.import_module("make_tiny_models").make
+    for seed, (name, width) in enumerate(zip(IDS, (512, 512, 64)), 1):
+        make(folder / f"{name}.gguf", seed, context=8192, width=width, layers=8 if width > 64 else 2, ff=4 * width)
     presets = folder / "models.ini"
-    presets.write_text("".join(section(name, models / f"{name}.gguf") for name in IDS))
+    presets.write_text("".join(section(name, folder / f"{name}.gguf") for name in IDS))
     with Server(folder, "--models-preset", str(presets), "--models-max", "2") as running:
         yield running
 
@@ -64,6 +71,8 @@ def database(webui: OpenWebUIServer) -> dict[str, Any]:
     webui.ask("POST", "/api/v1/models/create", {**mine, "params": {"system": "Be kind"}})
     by_hand = {"id": "beta", "name": "Beta by hand", "meta": {"capabilities": {"vision": False}}}
     webui.ask("POST", "/api/v1/models/create", {**by_hand, "params": {"temperature": 0.25}})
+    ollama = webui.ask("GET", "/ollama/config")
+    webui.ask("POST", "/ollama/config/update", {**ollama, "ENABLE_OLLAMA_API": True})
     lists = webui.ask("GET", "/api/v1/configs/models")
     lists.update(MODEL_ORDER_LIST=["my-model"], DEFAULT_MODELS=None, DEFAULT_PINNED_MODELS=None)
     webui.ask("POST", "/api/v1/configs/models", lists)
@@ -99,7 +108,7 @@ def test_the_models_of_the_router_appear(
     seen = run("connection", **here, check=True)
     assert (seen["changed"], seen["models"]) == (True, IDS)
     assert webui.ask("GET", "/openai/config") == database
-    assert webui.shown() == ["my-model"]
+    assert webui.shown() == []
 
     done = run("connection", **here, webui_email=EMAIL, webui_password=PASSWORD)
     assert done["diff"] == seen["diff"]
@@ -125,7 +134,7 @@ def test_a_connection_changes_and_goes(
     assert run("connection", url=router.url, prefix_id="", model_ids=["gamma"])["changed"]
     assert sorted(webui.shown()) == ["gamma", "my-model"]
     assert run("connection", url=router.url, enabled=False)["changed"]
-    assert webui.shown() == ["my-model"]
+    assert webui.shown() == []
     # In the first place, with its settings named by its address as older versions did.
     config = webui.ask("GET", "/openai/config")
     for name in ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS"):
@@ -141,7 +150,7 @@ def test_a_connection_changes_and_goes(
 @pytest.mark.usefixtures("connected")
 def test_loaded_models_are_told_and_ejected(webui: OpenWebUIServer, router: Server) -> None:
     router.load("alpha")
-    told = {model["id"]: model for model in webui.ask("GET", "/openai/models/1")["data"]}
+    told = {model["id"]: model for model in webui.ask("GET", "/api/models")["data"]}
     assert (told["alpha"]["loaded"], told["beta"]["loaded"]) == (True, False)
     webui.ask("POST", "/openai/models/1/unload", {"model": "alpha"})
     assert router.status()["alpha"] == "unloaded"
@@ -195,6 +204,16 @@ def test_names_come_and_others_stay(webui: OpenWebUIServer, run: Call) -> None:
     assert (lists["DEFAULT_MODELS"], lists["MODEL_ORDER_LIST"]) == ("", ["gamma", "my-model"])
 
 
+def test_an_api_key_does_as_well(webui: OpenWebUIServer, run: Call) -> None:
+    config = webui.ask("GET", "/api/v1/auths/admin/config")
+    webui.ask("POST", "/api/v1/auths/admin/config", {**config, "ENABLE_API_KEYS": True})
+    key = webui.ask("POST", "/api/v1/auths/api_key")["api_key"]
+    assert run("models", ollama_api=False, webui_token=key)["changed"]
+    webui.ask("POST", "/api/v1/auths/admin/config", config)
+    assert "takes no API keys" in run("models", ollama_api=True, webui_token=key)["msg"]
+    assert webui.ask("GET", "/ollama/config")["ENABLE_OLLAMA_API"] is False
+
+
 @pytest.mark.usefixtures("connected")
 def test_a_model_that_the_router_does_not_have(webui: OpenWebUIServer, run: Call) -> None:
     before = entries(webui)
@@ -238,7 +257,7 @@ def test_each_fault_has_its_own_message(
         f"it does not know {EMAIL} with this password": {**here, "webui_email": EMAIL, "webui_password": "wrong"},
         f"{USER_EMAIL} has the role user": {**here, "webui_email": USER_EMAIL, "webui_password": USER_PASSWORD},
         "it refused this one": {**here, "webui_token": "not-a-token"},
-        "takes no API keys": {**here, "webui_token": "sk-0123456789abcdef"},
+        "that of another user was found": {**here, "webui_token": webui.sign_in(USER_EMAIL, USER_PASSWORD)},
         "Open WebUI gets no answer there; start the router": {**here, "url": nobody},
         "does not take the key that was sent": {**here, "api_key": "wrong"},
         "wants a key, and none was sent": {"url": router.url},
@@ -290,3 +309,32 @@ def command_lines() -> set[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.usefixtures("connected")
+def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: Call, tmp_path: Path) -> None:
+    """A user signs in, asks, reads the answer as it comes, and asks another model, for which the router evicts one."""
+    for name in router.status():
+        router.client.unload(name)
+    long = {"max_tokens": 400}
+    done = run(
+        "models",
+        models=[
+            {"id": "alpha", "name": "The First", "visibility": "public", "params": long},
+            {"id": "beta", "name": "The Second", "visibility": "public", "params": long},
+            {"id": "gamma", "hidden": True, "visibility": "public"},
+        ],
+        default_models=["alpha"],
+        task_model="gamma",
+    )
+    assert done["changed"]
+    router.load("gamma")  # as the plan keeps it
+    with Page(tmp_path) as page:
+        page.open(webui.url)
+        page.type("#email", USER_EMAIL)
+        page.type("input[type=password]", USER_PASSWORD)
+        page.picture("sign-in")
+        page.click("button[type=submit]")
+        page.until("!!document.querySelector('#chat-input')")
+        page.picture("new-chat")

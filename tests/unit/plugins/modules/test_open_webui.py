@@ -71,9 +71,12 @@ class WebUI(ThreadingHTTPServer):
         if path in self.missing:
             return (200, "<html>") if method == "GET" else (405, {"detail": "Method Not Allowed"})
         who = {"token-of-admin": "admin", "token-of-user": "user"}.get(token)
-        if path == "/api/v1/auths/":
-            return (200, {"role": who}) if who else (401, {"detail": "Invalid token"})
-        assert who == "admin", path
+        if path == "/api/v1/users/user/settings" and who:
+            return 200, None
+        if token == "sk-while-disabled":
+            return 403, {"detail": "not allowed"}
+        if who != "admin":
+            return 401, {"detail": "no"}
         return self._read(path) if method == "GET" else self._write(path, body)
 
     def _read(self, path: str) -> Answer:
@@ -90,8 +93,11 @@ class WebUI(ThreadingHTTPServer):
         self.written.append(path)
         if path == "/api/v1/models/import":
             for model in body["models"]:
-                old = self.entries.get(model["id"], {"base_model_id": None})
+                old = self.entries.get(model["id"], {"base_model_id": None, "access_grants": []})
+                assert "access_grants" not in model  # of an entry that is there it would take none
                 self.entries[model["id"]] = {**old, **model, "meta": {**old.get("meta", {}), **model["meta"]}}
+        elif path == "/api/v1/models/model/access/update":
+            self.entries[body["id"]]["access_grants"] = body["access_grants"]
         elif path == "/api/v1/models/model/delete":
             del self.entries[body["id"]]
         else:
@@ -235,7 +241,8 @@ def test_what_is_not_kept_is_told(webui: WebUI, call: Call) -> None:
         (None, (200, {"mfa": True}), None, "a second factor?"),
         (None, (403, {"detail": "no"}), None, "admits nobody by password"),
         (None, (429, {"detail": "no"}), None, "admits no more sign-ins"),
-        (None, None, "token-of-user", "the user of this token has the role user"),
+        (None, None, "token-of-user", "that of another user was found"),
+        (None, None, "sk-while-disabled", "takes no API keys"),
         (None, None, "token-of-nobody", "it refused this one"),
         (None, None, "two words", "a token of one word"),
     ],
