@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 from chromium_page import Page
 from open_webui_server import EMAIL, PASSWORD, USER_EMAIL, USER_PASSWORD, OpenWebUIServer
-from router_server import KEY, KEYS, Call, Server, free_port, section
+from router_server import KEY, KEYS, Call, Server, free_port, section, wait_until
 
 OTHER = "http://127.0.0.1:1/v1"  # an operator's own connection, to something that is not there now
 OTHER_KEY = "key-of-the-other"
@@ -153,7 +154,7 @@ def test_loaded_models_are_told_and_ejected(webui: OpenWebUIServer, router: Serv
     told = {model["id"]: model for model in webui.ask("GET", "/api/models")["data"]}
     assert (told["alpha"]["loaded"], told["beta"]["loaded"]) == (True, False)
     webui.ask("POST", "/openai/models/1/unload", {"model": "alpha"})
-    assert router.status()["alpha"] == "unloaded"
+    wait_until(lambda: router.status()["alpha"] == "unloaded", seconds=60)
 
 
 @pytest.mark.usefixtures("connected")
@@ -289,6 +290,7 @@ def test_a_play_tells_no_secret(webui: OpenWebUIServer, router: Server, tmp_path
         running = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
         while running.poll() is None:
             lines |= command_lines()
+            time.sleep(0.02)
     text = (tmp_path / "out").read_text()
     assert running.returncode == 0, text
     assert "changed=3" in text
@@ -315,26 +317,54 @@ def command_lines() -> set[str]:
 @pytest.mark.usefixtures("connected")
 def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: Call, tmp_path: Path) -> None:
     """A user signs in, asks, reads the answer as it comes, and asks another model, for which the router evicts one."""
-    for name in router.status():
-        router.client.unload(name)
-    long = {"max_tokens": 400}
-    done = run(
-        "models",
-        models=[
-            {"id": "alpha", "name": "The First", "visibility": "public", "params": long},
-            {"id": "beta", "name": "The Second", "visibility": "public", "params": long},
-            {"id": "gamma", "hidden": True, "visibility": "public"},
-        ],
-        default_models=["alpha"],
-        task_model="gamma",
-    )
-    assert done["changed"]
+    wanted = [
+        {"id": "alpha", "name": "The First", "visibility": "public", "params": {"max_tokens": 100}},
+        {"id": "beta", "name": "The Second", "visibility": "public", "params": {"max_tokens": 100}},
+        {"id": "gamma", "hidden": True, "visibility": "public"},
+    ]
+    assert run("models", models=wanted, default_models=["alpha"], task_model="gamma")["changed"]
+    for name, status in router.status().items():
+        if status != "unloaded":
+            router.client.unload(name)
+    wait_until(lambda: router.status() == dict.fromkeys(IDS, "unloaded"), seconds=60)
     router.load("gamma")  # as the plan keeps it
     with Page(tmp_path) as page:
         page.open(webui.url)
         page.type("#email", USER_EMAIL)
         page.type("input[type=password]", USER_PASSWORD)
-        page.picture("sign-in")
+        page.picture("open-webui-sign-in")
         page.click("button[type=submit]")
-        page.until("!!document.querySelector('#chat-input')")
-        page.picture("new-chat")
+        assert page.until("document.querySelector('#model-selector-model-button')?.innerText.trim()") == "The First"
+        ask(page, "What is a router?", "open-webui-first")
+        wait_until(lambda: running(router) == ["alpha", "gamma"], seconds=60)
+
+        page.click("#model-selector-model-button")
+        offered = "[...document.querySelectorAll('#model-selector-list [role=option]')].map(e => e.dataset.value)"
+        assert page.until(f"{offered}.length && {offered}") == ["alpha", "beta"]
+        page.picture("open-webui-models")
+        page.click("#model-selector-list [data-value=beta]")
+        ask(page, "And who are you?", "open-webui-second")
+        # alpha answered before gamma gave the chat its title, so it was alpha that had to go.
+        wait_until(lambda: running(router) == ["beta", "gamma"], seconds=60)
+        assert not page.errors
+
+
+def running(router: Server) -> list[str]:
+    return [name for name, status in router.status().items() if status == "loaded"]
+
+
+def ask(page: Page, question: str, picture: str) -> None:
+    """Ask, and read the answer as it grows, to its end."""
+    answers = "document.querySelectorAll('#response-content-container')"
+    before = page.value(f"{answers}.length")
+    page.type("#chat-input", question)
+    page.click("#send-message-button")
+    page.until(f"{answers}.length > {before}")
+    stop = "!!document.querySelector('button[aria-label=Stop]')"
+    seen, deadline = {""}, time.monotonic() + 180
+    while page.value(stop) or len(seen) == 1:
+        seen.add(page.text("#response-content-container"))
+        assert time.monotonic() < deadline, seen
+    page.picture(picture)
+    assert len(seen) > 3, seen  # it came in parts
+    assert len(page.text("#response-content-container")) > 10
