@@ -93,7 +93,8 @@ class OpenWebUI:
                     f"Open WebUI was wanted at {self.url}, what stands before it answers {refused.status}: Open WebUI"
                     " itself does not run, or is still starting; see journalctl -u open-webui"
                 ) from None
-            raise OpenWebUIError(self._another(f"GET /api/config answered {refused.status}")) from None
+            manner = "" if refused.answer is not None else " without JSON"
+            raise OpenWebUIError(self._another(f"GET /api/config answered {refused.status}{manner}")) from None
         if not isinstance(about, dict) or not {"version", "features"} <= about.keys():
             raise OpenWebUIError(self._another("GET /api/config answered something else"))
         return str(about["version"])

@@ -57,7 +57,7 @@ options:
     elements: str
   model_ids:
     description:
-      - The only models that are to be seen. Kept as they are when not set; empty for all of the router, which is best:
+      - The only models that are to be seen. Kept as they are when not set; empty for all of the router, which is best -
         with a list Open WebUI does not ask the router, and shows models that it does not have.
     type: list
     elements: str
