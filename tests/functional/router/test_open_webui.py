@@ -318,9 +318,9 @@ def command_lines() -> set[str]:
 def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: Call, tmp_path: Path) -> None:
     """A user signs in, asks, reads the answer as it comes, and asks another model, for which the router evicts one."""
     wanted = [
-        {"id": "alpha", "name": "The First", "visibility": "public", "params": {"max_tokens": 100}},
-        {"id": "beta", "name": "The Second", "visibility": "public", "params": {"max_tokens": 100}},
-        {"id": "gamma", "hidden": True, "visibility": "public"},
+        {"id": "alpha", "name": "The First", "visibility": "public", "params": {"max_tokens": 40}},
+        {"id": "beta", "name": "The Second", "visibility": "public", "params": {"max_tokens": 40}},
+        {"id": "gamma", "hidden": True, "visibility": "public", "params": {"max_tokens": 4}},
     ]
     assert run("models", models=wanted, default_models=["alpha"], task_model="gamma")["changed"]
     for name, status in router.status().items():
@@ -361,7 +361,7 @@ def ask(page: Page, question: str, picture: str) -> None:
     page.click("#send-message-button")
     page.until(f"{answers}.length > {before}")
     stop = "!!document.querySelector('button[aria-label=Stop]')"
-    seen, deadline = {""}, time.monotonic() + 180
+    seen, deadline = {""}, time.monotonic() + 300
     while page.value(stop) or len(seen) == 1:
         seen.add(page.text("#response-content-container"))
         assert time.monotonic() < deadline, seen
