@@ -41,7 +41,7 @@ def router(folder: Path) -> Iterator[Server]:
     for seed, (name, width) in enumerate(zip(IDS, (512, 512, 64)), 1):
         make(folder / f"{name}.gguf", seed, context=8192, width=width, layers=8 if width > 64 else 2, ff=4 * width)
     presets = folder / "models.ini"
-    presets.write_text("".join(section(name, folder / f"{name}.gguf") for name in IDS))
+    presets.write_text("".join(section(name, folder / f"{name}.gguf", threads="1") for name in IDS))
     with Server(folder, "--models-preset", str(presets), "--models-max", "2") as running:
         yield running
 
@@ -320,9 +320,12 @@ def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: 
     wanted = [
         {"id": "alpha", "name": "The First", "visibility": "public", "params": {"max_tokens": 40}},
         {"id": "beta", "name": "The Second", "visibility": "public", "params": {"max_tokens": 40}},
-        {"id": "gamma", "hidden": True, "visibility": "public", "params": {"max_tokens": 4}},
+        {"id": "gamma", "hidden": True, "visibility": "public"},
     ]
     assert run("models", models=wanted, default_models=["alpha"], task_model="gamma")["changed"]
+    tasks = webui.ask("GET", "/api/v1/tasks/config")
+    tasks.update(TASK_MODEL_PARAMS={"max_tokens": 4}, ENABLE_TAGS_GENERATION=False, ENABLE_FOLLOW_UP_GENERATION=False)
+    webui.ask("POST", "/api/v1/tasks/config/update", tasks)
     for name, status in router.status().items():
         if status != "unloaded":
             router.client.unload(name)
