@@ -42,7 +42,7 @@ class OpenWebUIServer:
         with self.log.open("ab") as log:
             argv = [str(TESTS / "open-webui"), "serve", "--port", str(self.port)]
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600  # half a minute on an idle machine
         while True:
             assert self.process.poll() is None, f"{self.process.returncode}: {self.log.read_text()}"
             try:
