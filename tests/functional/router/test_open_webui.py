@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,6 +76,10 @@ def database(webui: OpenWebUIServer) -> dict[str, Any]:
     webui.ask("POST", "/api/v1/models/create", {**by_hand, "params": {"temperature": 0.25}})
     ollama = webui.ask("GET", "/ollama/config")
     webui.ask("POST", "/ollama/config/update", {**ollama, "ENABLE_OLLAMA_API": True})
+    tasks = webui.ask("GET", "/api/v1/tasks/config")
+    tasks.update(TASK_MODEL_EXTERNAL="", TASK_MODEL_PARAMS={"max_tokens": 4})
+    tasks.update(ENABLE_TAGS_GENERATION=False, ENABLE_FOLLOW_UP_GENERATION=False)
+    webui.ask("POST", "/api/v1/tasks/config/update", tasks)
     lists = webui.ask("GET", "/api/v1/configs/models")
     lists.update(MODEL_ORDER_LIST=["my-model"], DEFAULT_MODELS=None, DEFAULT_PINNED_MODELS=None)
     webui.ask("POST", "/api/v1/configs/models", lists)
@@ -190,19 +196,45 @@ def test_names_come_and_others_stay(webui: OpenWebUIServer, run: Call) -> None:
     assert webui.ask("GET", "/ollama/config")["ENABLE_OLLAMA_API"] is False
     assert not run("models", **wanted)["changed"]
 
-    # A user sees what is public.
-    admin, webui.token = webui.token, ""
-    webui.token = webui.sign_in(USER_EMAIL, USER_PASSWORD)
-    try:
+    with as_user(webui):
         assert sorted(webui.shown()) == ["alpha", "beta"]
-    finally:
-        webui.token = admin
 
     gone = run("models", models=[{"id": "beta", "visibility": "private"}], absent=["alpha"])
     assert gone["removed"] == ["alpha"]
     assert set(entries(webui)) == {"beta", "gamma", "my-model"}
     lists = webui.ask("GET", "/api/v1/configs/models")
     assert (lists["DEFAULT_MODELS"], lists["MODEL_ORDER_LIST"]) == ("", ["gamma", "my-model"])
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_user_gets_titles_of_a_public_task_model(webui: OpenWebUIServer, run: Call) -> None:
+    """Hidden or not; of a private one Open WebUI makes none for them."""
+    alpha = {"id": "alpha", "visibility": "public"}
+    chat = {"model": "alpha", "messages": [{"role": "user", "content": "Hello"}], "chat_id": "local:test"}
+
+    def title() -> int:
+        with as_user(webui):
+            assert "alpha" in webui.shown()
+            try:
+                webui.ask("POST", "/api/v1/tasks/title/completions", chat)
+            except urllib.error.HTTPError as error:
+                return error.code
+        return 200
+
+    run("models", models=[alpha], task_model="gamma")
+    assert title() == 400
+    run("models", models=[alpha, {"id": "gamma", "visibility": "public", "hidden": True}])
+    assert title() == 200
+
+
+@contextlib.contextmanager
+def as_user(webui: OpenWebUIServer) -> Iterator[None]:
+    admin, webui.token = webui.token, ""
+    try:
+        webui.token = webui.sign_in(USER_EMAIL, USER_PASSWORD)
+        yield
+    finally:
+        webui.token = admin
 
 
 def test_an_api_key_does_as_well(webui: OpenWebUIServer, run: Call) -> None:
@@ -323,9 +355,6 @@ def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: 
         {"id": "gamma", "hidden": True, "visibility": "public"},
     ]
     assert run("models", models=wanted, default_models=["alpha"], task_model="gamma")["changed"]
-    tasks = webui.ask("GET", "/api/v1/tasks/config")
-    tasks.update(TASK_MODEL_PARAMS={"max_tokens": 4}, ENABLE_TAGS_GENERATION=False, ENABLE_FOLLOW_UP_GENERATION=False)
-    webui.ask("POST", "/api/v1/tasks/config/update", tasks)
     for name, status in router.status().items():
         if status != "unloaded":
             router.client.unload(name)
