@@ -88,8 +88,9 @@ integration: venv ## ansible-test integration: the modules against the real llam
 	tests/ansible-test integration --color no --python $(PYTHON_VERSION)
 
 .PHONY: functional
-functional: venv ## Properties judged by the real llama-server, and the Proxmox modules over HTTPS
+functional: venv ## Properties judged by the real llama-server and Open WebUI, and the Proxmox modules over HTTPS
 	@tests/need chromium
+	@tests/open-webui install
 	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab

@@ -22,7 +22,7 @@ def names(content: bytes) -> set[str]:
 def test_it_holds_what_is_imported_and_no_more() -> None:
     folder = PACKAGE.replace(".", "/")
     inside = {name for name in names(pack(_router_state)) if name.startswith(folder)}
-    assert inside == {f"{folder}/{name}.py" for name in ("__init__", "_router_api", "_router_state")}
+    assert inside == {f"{folder}/{name}.py" for name in ("__init__", "_http_service", "_router_api", "_router_state")}
 
 
 def test_the_same_sources_are_the_same_bytes() -> None:
