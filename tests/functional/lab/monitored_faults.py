@@ -32,7 +32,7 @@ def fault(alert: str) -> Callable[[Callable[[Guest], Iterator[None]]], Fault]:
         @contextmanager
         def done(guest: Guest) -> Iterator[None]:
             steps = way(guest)
-            next(steps)
+            next(steps, None)
             try:
                 yield
             finally:
