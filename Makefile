@@ -152,7 +152,7 @@ bench-exporter: venv ## The CPU of a scrape with 50 models
 	$(RUN) python tests/bench/exporter.py
 
 .PHONY: test-monitoring
-test-monitoring: venv lab ## Ten minutes of load beside the real Prometheus; the short form is in make functional-lab
+test-monitoring: venv lab ## Ten minutes of load beside the real Prometheus, and every alert fired; the short form is in make functional-lab
 	MONITORING_SECONDS=600 $(RUN) pytest -sv tests/functional/lab/test_monitoring.py
 
 .PHONY: fuzz-minute

@@ -26,9 +26,20 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(alert: str) -> Callable[[Callable[[Guest], Iterator[None]]], Fault]:
+    """A way to do it (up to its yield) and to undo it, which is undone also when what was waited for did not come."""
+
     def keep(way: Callable[[Guest], Iterator[None]]) -> Fault:
-        FAULTS[alert] = contextmanager(way)
-        return FAULTS[alert]
+        @contextmanager
+        def done(guest: Guest) -> Iterator[None]:
+            steps = way(guest)
+            next(steps, None)
+            try:
+                yield
+            finally:
+                next(steps, None)
+
+        FAULTS[alert] = done
+        return done
 
     return keep
 

@@ -229,6 +229,18 @@ def test_the_journals_lines() -> None:
     assert list(_tool_exporter._timed(lines)) == [(1795.25, "a: b"), (1796.5, "[4001] \ufffd")]
 
 
+def test_a_journal_that_may_not_be_read_is_not_heard_for_a_moment_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    monkeypatch.setattr(_tool_exporter, "AGAIN", 0.3)
+    refused = _tool_exporter.Source(Places(), ["false"])
+    assert refused._hear_journal(5.0) == 5.0
+    assert refused.watch.journal_up is False
+    read = _tool_exporter.Source(Places(), ["sh", "-c", "echo 1795.25 host unit[1]: a; sleep 1"])
+    monkeypatch.setattr(read.watch, "line", lambda text, at: heard.append((text, at, read.watch.journal_up)))
+    assert read._hear_journal(5.0) == 1795.25
+    assert heard == [("a", 1795.25, True)]
+
+
 @pytest.mark.parametrize(
     ("address", "allowed"),
     [
