@@ -87,7 +87,7 @@ def from_outside(url: str) -> str:
 def own_address() -> str:
     """The address that packets to others leave from; the loopback's where there is no way out. Nothing is sent."""
     for family, other in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((other, 9))
             address: str = probe.getsockname()[0]
             return f"[{address}]" if family == socket.AF_INET6 else address

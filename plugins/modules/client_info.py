@@ -35,7 +35,7 @@ options:
     type: path
   base_url:
     description:
-      - How clients reach the router, without C(/v1), where that is not by the address and the port of its host - through
+      - How clients reach the router, where that is not by the address and the port of its host - through
         a proxy, or by a name.
     type: str
   read_mib_s:
