@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import socket
-import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Service, kind
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "url": {"type": "str", "default": "http://127.0.0.1:8012"},
@@ -133,19 +132,18 @@ class Client:
     ) -> None:
         if request_timeout <= 0:
             raise RouterError(f"request_timeout: a number of seconds above 0 was wanted, {request_timeout} was found")
-        self.url = _checked_url(url)
+        self._service = Service(
+            url.rstrip("/"), "a llama-server", "url", "systemctl start llama-router", "journalctl -u llama-router"
+        )
         self.request_timeout = request_timeout
         self._headers = {"Accept": "application/json"}
         if key is not None:
             self._headers["Authorization"] = "Bearer " + _checked_key(key)
-        handlers: list[urllib.request.BaseHandler] = [
-            # The router is asked directly, and the key goes to nobody that a proxy or a redirect names.
-            urllib.request.ProxyHandler({}),
-            _NoRedirect(),
-        ]
-        if self.url.startswith("https:"):
-            handlers.append(urllib.request.HTTPSHandler(context=_tls_context(validate_certs, ca_path)))
-        self._opener = urllib.request.build_opener(*handlers)
+        try:
+            self.url = self._service.checked()
+            self._opener = self._service.opener(validate_certs, ca_path)
+        except ValueError as error:
+            raise RouterError(str(error)) from None
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Client:
@@ -293,7 +291,7 @@ class Client:
         try:
             return json.loads(text)
         except ValueError:
-            raise RouterError(self._not_a_router(f"{method} {path} answered {_kind(response.headers)}")) from None
+            raise RouterError(self._not_a_router(f"{method} {path} answered {kind(response.headers)}")) from None
 
     def _open(self, method: str, path: str, body: object, timeout: float) -> http.client.HTTPResponse:
         """The answer, its body still to be read; RouterError when it is a refusal, or when none comes."""
@@ -321,7 +319,7 @@ class Client:
             reason = str(json.loads(text)["error"]["message"])
         except (ValueError, KeyError, TypeError):
             if not text.startswith("proxy error"):  # how it says that a model's process broke off
-                found = f"{method} {path} answered {error.code} with {_kind(error.headers)}"
+                found = f"{method} {path} answered {error.code} with {kind(error.headers)}"
                 return RouterError(self._not_a_router(found))
             reason = text
         if error.code == 401:
@@ -334,65 +332,15 @@ class Client:
             )
         return Refused(f"the router at {self.url} refused {method} {path}: {reason}", error.code, reason)
 
-    def _unreachable(self, error: object, timeout: float) -> RouterError:
-        start = f"a llama-server was wanted at {self.url}, "
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return Unreachable(
-                f"{start}its certificate is not trusted: {error.verify_message}; set ca_path to the certificate of the"
-                " authority that signed it, use the host name that it is made for, or turn validate_certs off",
-                transient=False,
-            )
-        if isinstance(error, ssl.SSLError):
-            return Unreachable(
-                f"{start}it does not speak TLS there ({error.reason}); use http:// in url, or give the server its"
-                " --ssl-key-file and --ssl-cert-file",
-                transient=False,
-            )
-        if isinstance(error, socket.gaierror):
-            return Unreachable(f"{start}that host name is not known: {error.strerror}; correct url", transient=False)
-        if isinstance(error, ConnectionRefusedError):
-            return Unreachable(
-                f"{start}nothing listens there; start the router (systemctl start llama-router) or correct url",
-                transient=True,
-            )
-        if isinstance(error, (TimeoutError, socket.timeout)):
-            tls = ", whether it speaks TLS there at all (else use http:// in url)" if "https:" in self.url else ""
-            return Unreachable(
-                f"{start}it did not answer within {timeout:g} s; see whether it hangs (journalctl -u llama-router)"
-                f"{tls}, or raise request_timeout",
-                transient=True,
-            )
-        if isinstance(error, (http.client.HTTPException, ConnectionError)):
-            return Unreachable(
-                f"{start}the connection was closed before an answer came ({type(error).__name__}); either it has just"
-                " stopped (journalctl -u llama-router), or the port speaks another protocol, for instance TLS: then"
-                " use https:// in url",
-                transient=True,
-            )
-        return Unreachable(f"{start}it cannot be reached: {error}; correct url or the network", transient=True)
+    def _unreachable(self, error: object, timeout: float) -> Unreachable:
+        found = self._service.silence(error, timeout)
+        return Unreachable(found.message, found.transient)
 
     def _not_a_router(self, found: str) -> str:
         return (
             f"a llama-server in router mode was wanted at {self.url}, {found}; correct url: it is the scheme, host and"
             " port that the router listens on, without /v1"
         )
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
-
-
-def _checked_url(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    try:
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-    except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment or "@" in parts.netloc:
-        shown = url.rpartition("@")[2]  # what stands before it may be a password
-        raise RouterError(f"url: http://HOST:PORT or https://HOST:PORT was wanted, {shown!r} was found")
-    return url.rstrip("/")
 
 
 def _checked_key(key: str) -> str:
@@ -402,28 +350,6 @@ def _checked_key(key: str) -> str:
             " (a newline read along with it?)"
         )
     return key
-
-
-def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
-    try:
-        folder = ca_path is not None and os.path.isdir(ca_path)
-        context = ssl.create_default_context(
-            cafile=None if folder else ca_path,
-            capath=ca_path if folder else None,
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise RouterError(
-            f"ca_path: certificates in PEM form were wanted in {ca_path}, they cannot be read: {error}"
-        ) from None
-    if not validate_certs:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _kind(headers: Any) -> str:
-    kind = str(headers.get("Content-Type") or "nothing").partition(";")[0]
-    return "a web page" if kind == "text/html" else f"{kind}, no JSON"
 
 
 def _model(entry: Any) -> Model:

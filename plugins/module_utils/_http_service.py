@@ -1,0 +1,121 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A server of the operator's own, asked over HTTP directly: its address, its certificate, and why no answer comes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Why no answer came, for the operator. `transient` when a server that is just starting looks the same."""
+
+    message: str
+    transient: bool
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is wanted at `url`, and the words that mend it: the option, what starts it, and its journal."""
+
+    url: str
+    name: str
+    option: str
+    start: str
+    journal: str
+
+    def checked(self) -> str:
+        """The address without a slash at its end; ValueError unless it is scheme, host and port, and perhaps a path."""
+        parts = urllib.parse.urlsplit(self.url)
+        try:
+            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment or "@" in parts.netloc:
+            shown = self.url.rpartition("@")[2]  # what stands before it may be a password
+            raise ValueError(f"{self.option}: http://HOST:PORT or https://HOST:PORT was wanted, {shown!r} was found")
+        return self.url.rstrip("/")
+
+    def opener(self, validate_certs: bool, ca_path: str | None) -> urllib.request.OpenerDirector:
+        """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`."""
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
+        if self.url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=_tls_context(validate_certs, ca_path)))
+        return urllib.request.build_opener(*handlers)
+
+    def silence(self, error: object, timeout: float) -> Silence:
+        """What an error in connecting, sending or reading means; `timeout` is what it was given, in seconds."""
+        start = f"{self.name} was wanted at {self.url}, "
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Silence(
+                f"{start}its certificate is not trusted: {error.verify_message}; set ca_path to the certificate of the"
+                " authority that signed it, use the host name that it is made for, or turn validate_certs off",
+                transient=False,
+            )
+        if isinstance(error, ssl.SSLError):
+            return Silence(
+                f"{start}it does not speak TLS there ({error.reason}); use http:// in {self.option}, or give the server"
+                " its certificate and key",
+                transient=False,
+            )
+        if isinstance(error, socket.gaierror):
+            return Silence(
+                f"{start}that host name is not known: {error.strerror}; correct {self.option}", transient=False
+            )
+        if isinstance(error, ConnectionRefusedError):
+            return Silence(
+                f"{start}nothing listens there; start it ({self.start}) or correct {self.option}", transient=True
+            )
+        if isinstance(error, (TimeoutError, socket.timeout)):
+            tls = f", whether it speaks TLS there at all (else use http:// in {self.option})"
+            return Silence(
+                f"{start}it did not answer within {timeout:g} s; see whether it hangs ({self.journal})"
+                f"{tls if self.url.startswith('https:') else ''}, or raise request_timeout",
+                transient=True,
+            )
+        if isinstance(error, (http.client.HTTPException, ConnectionError)):
+            return Silence(
+                f"{start}the connection was closed before an answer came ({type(error).__name__}); either it has just"
+                f" stopped ({self.journal}), or the port speaks another protocol, for instance TLS: then use https://"
+                f" in {self.option}",
+                transient=True,
+            )
+        return Silence(f"{start}it cannot be reached: {error}; correct {self.option} or the network", transient=True)
+
+
+def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
+    try:
+        folder = ca_path is not None and os.path.isdir(ca_path)
+        context = ssl.create_default_context(
+            cafile=None if folder else ca_path,
+            capath=ca_path if folder else None,
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(
+            f"ca_path: certificates in PEM form were wanted in {ca_path}, they cannot be read: {error}"
+        ) from None
+    if not validate_certs:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def kind(headers: Any) -> str:
+    """What an answer is that is not the JSON that was wanted."""
+    named = str(headers.get("Content-Type") or "nothing").partition(";")[0]
+    return "a web page" if named == "text/html" else f"{named}, no JSON"

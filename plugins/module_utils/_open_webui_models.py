@@ -1,0 +1,107 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What Open WebUI shows of models: an entry a model, and the lists that name some of them.
+
+Only what is wanted is changed: other entries, and fields of an entry that are not known here, stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUI, OpenWebUIError
+
+EVERYBODY = "*"
+MAY_READ = {"principal_type": "user", "principal_id": EVERYBODY, "permission": "read"}
+
+
+def view(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An entry as the options of a model name it. Without an entry it is what a model has by itself."""
+    if entry is None:
+        return {"name": None, "description": "", "hidden": False, "visibility": "private", "params": {}}
+    meta = entry.get("meta") or {}
+    public = any(_for_everybody(grant) and grant["permission"] == "read" for grant in entry.get("access_grants") or [])
+    return {
+        "name": entry["name"],
+        "description": meta.get("description") or "",
+        "hidden": bool(meta.get("hidden")),
+        "visibility": "public" if public else "private",
+        "params": dict(entry.get("params") or {}),
+    }
+
+
+def changes(entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of `wanted` (options of a model; None may be as it is) differs: as it is, and as it is to be."""
+    now, then = view(entry), {name: value for name, value in wanted.items() if name != "id" and value is not None}
+    if entry is None:
+        then = {"name": wanted["id"], **then}
+    if "params" in then:
+        # A parameter of null is none.
+        given = {key: value for key, value in then["params"].items() if value is not None}
+        kept = {key: value for key, value in now["params"].items() if key not in then["params"]}
+        then["params"] = {**kept, **given}
+    differing = {name: value for name, value in then.items() if now[name] != value}
+    return {name: now[name] for name in differing}, differing
+
+
+def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
+    """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest."""
+    old = entry or {}
+    meta, grants = dict(old.get("meta") or {}), list(old.get("access_grants") or [])
+    meta.update({name: differing[name] for name in ("description", "hidden") if name in differing})
+    if differing.get("visibility") == "public":
+        grants.append(MAY_READ)
+    elif differing.get("visibility") == "private":
+        grants = [grant for grant in grants if not _for_everybody(grant)]
+    return {
+        "id": model_id,
+        "name": differing.get("name", old.get("name", model_id)),
+        "meta": meta,
+        "params": differing.get("params", old.get("params") or {}),
+        "access_grants": grants,
+    }
+
+
+def in_order(now: Iterable[str] | None, first: Iterable[str] | None, gone: Iterable[str]) -> list[str]:
+    """`first`, then what there is otherwise as it was, without those that are gone."""
+    front, away = list(first or []), set(gone)
+    return front + [one for one in now or [] if one not in front and one not in away]
+
+
+def joined(now: str | None, wanted: Iterable[str] | None, gone: Iterable[str]) -> str | None:
+    """A list that Open WebUI keeps as one word with commas: the one that is wanted, or what there is without some."""
+    have = [one for one in (now or "").split(",") if one]
+    left = [one for one in have if one not in set(gone)] if wanted is None else list(wanted)
+    return now if left == have else ",".join(left)
+
+
+def wait_for(
+    webui: OpenWebUI,
+    ids: Iterable[str],
+    entries: Mapping[str, Any],
+    seconds: float,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Return when Open WebUI has models of all these ids; OpenWebUIError, with their names, after so many seconds."""
+    own = {one for one, entry in entries.items() if entry.get("base_model_id")}  # made in Open WebUI itself
+    deadline = time.monotonic() + seconds
+    while True:
+        found = {str(model["id"]) for model in webui.get("/api/models/base")["data"]} | own
+        missing = sorted(set(ids) - found)
+        if not missing:
+            return
+        if time.monotonic() >= deadline:
+            raise OpenWebUIError(
+                f"models of these ids were wanted in Open WebUI at {webui.url}: {', '.join(missing)}; it has"
+                f" {', '.join(sorted(found)) or 'none'}; correct the names, or see that its connection is there and"
+                " that the router answers (open_webui_connection)"
+            )
+        sleep(1)
+
+
+def _for_everybody(grant: Mapping[str, Any]) -> bool:
+    return grant.get("principal_id") == EVERYBODY

@@ -1,0 +1,160 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_connections import (
+    Connection,
+    Wanted,
+    absent,
+    base_url,
+    configured,
+    connections,
+    places,
+    present,
+    same,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+URL = "http://192.0.2.20:8012/v1"
+WANTED = Wanted(URL, "key", "llama.cpp", True)
+
+urls = st.sampled_from([URL, "http://192.0.2.20:8012", "http://other:1/v1", "https://api.example.com/v1", "junk", ""])
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "enable": st.sampled_from([True, False, None]),
+        "provider": st.sampled_from(["", None, "llama.cpp", "azure"]),
+        "tags": st.sampled_from([None, [], ["a"], [{"name": "a", "later": 1}]]),
+        "auth_type": st.sampled_from([None, "bearer", "none"]),
+        "later": st.integers(0, 2),
+    },
+)
+listed = st.lists(st.builds(Connection, urls, st.sampled_from(["", "key", "k2"]), settings), max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("given_url", "wanted"),
+    [
+        ("http://192.0.2.20:8012", URL),
+        ("http://192.0.2.20:8012/", URL),
+        ("HTTP://192.0.2.20:8012/v1/", URL),
+        ("https://Llama.example.com:443", "https://llama.example.com/v1"),
+        ("http://[2001:db8::1]:8012", "http://[2001:db8::1]:8012/v1"),
+        ("https://example.com/llama", "https://example.com/llama/v1"),
+    ],
+)
+def test_one_address_in_many_words(given_url: str, wanted: str) -> None:
+    assert base_url(given_url) == wanted
+    assert same(given_url, wanted)
+
+
+@pytest.mark.parametrize(
+    "url", ["192.0.2.20:8012", "ftp://x", "http://", "http://x:99999", "http://x:0", "http://x?y=1"]
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ValueError, match="http://HOST:PORT"):
+        base_url(url)
+
+
+def test_a_password_in_the_address_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match="a key goes into api_key") as caught:
+        base_url("http://me:secret@host:1")
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_are_found_by_place_and_by_address() -> None:
+    config = {
+        "OPENAI_API_BASE_URLS": ["https://a/v1", "https://b/v1", "https://c/v1"],
+        "OPENAI_API_KEYS": ["a"],
+        "OPENAI_API_CONFIGS": {"1": {"enable": False}, "https://c/v1": {"tags": []}, "https://b/v1": {"enable": True}},
+    }
+    assert connections(config) == [
+        Connection("https://a/v1", "a"),
+        Connection("https://b/v1", "", {"enable": False}),
+        Connection("https://c/v1", "", {"tags": []}),
+    ]
+    # What was named by an address would be dropped by an update: it gets its place.
+    assert configured(config, connections(config), True)["OPENAI_API_CONFIGS"] == {
+        "1": {"enable": False},
+        "2": {"tags": []},
+    }
+
+
+def test_a_new_one_comes_last_and_is_whole() -> None:
+    other = Connection("https://other/v1", "k", {"enable": True})
+    kept, new = present([other], WANTED)
+    assert kept == other
+    assert (new.url, new.key) == (URL, "key")
+    assert new.settings == {
+        "enable": True,
+        "provider": "llama.cpp",
+        "auth_type": "bearer",
+        "connection_type": "external",
+        "prefix_id": "",
+        "tags": [],
+        "model_ids": [],
+    }
+
+
+def test_of_one_that_is_there_only_what_is_wanted_changes() -> None:
+    old = Connection("http://192.0.2.20:8012/", "old", {"tags": [{"name": "x"}], "later": 1, "auth_type": "none"})
+    (new,) = present([old], Wanted(URL, "key", "llama.cpp", True, prefix_id="r"))
+    assert (new.url, new.key) == (URL, "key")
+    assert new.settings == {
+        "tags": [{"name": "x"}],
+        "later": 1,
+        "auth_type": "bearer",
+        "provider": "llama.cpp",
+        "prefix_id": "r",
+    }
+
+
+def test_without_a_key_the_one_that_is_there_stays() -> None:
+    old = Connection(URL, "old", {"auth_type": "session"})
+    (new,) = present([old], Wanted(URL, None, "llama.cpp", True))
+    assert (new.key, new.settings["auth_type"]) == ("old", "session")
+
+
+def test_the_one_with_the_very_address_counts() -> None:
+    twins = [Connection("http://192.0.2.20:8012", ""), Connection(URL, "")]
+    assert places(twins, URL) == [1, 0]
+    assert present(twins, WANTED)[0] == twins[0]
+
+
+@given(listed)
+def test_a_second_time_nothing_changes(before: list[Connection]) -> None:
+    tagged = replace(WANTED, tags=["a"], model_ids=[], prefix_id="")
+    assert present(present(before, tagged), tagged) == present(before, tagged)
+    once = present(before, WANTED)
+    assert present(once, WANTED) == once
+    assert absent(absent(before, URL), URL) == absent(before, URL)
+
+
+@given(listed)
+def test_others_stay_in_their_order(before: list[Connection]) -> None:
+    others = [one for one in before if not same(one.url, URL)]
+    assert absent(before, URL) == others
+    assert [one for one in present(before, WANTED) if not same(one.url, URL)] == others
+
+
+@given(listed, st.booleans())
+def test_what_is_written_is_read_again(before: list[Connection], on: bool) -> None:
+    config = configured({"later": 1}, before, on)
+    assert config["later"] == 1
+    assert connections(config) == before
+
+
+@given(listed, st.dictionaries(st.sampled_from(["0", "1", "5", URL]), settings))
+def test_lists_that_do_not_fit_together_are_read(before: list[Connection], odd: dict[str, Any]) -> None:
+    config = {"OPENAI_API_BASE_URLS": [one.url for one in before], "OPENAI_API_CONFIGS": odd}
+    found = connections(config)
+    assert [one.url for one in found] == [one.url for one in before]
+    again = connections(configured(config, found, True))
+    assert again == found

@@ -1,0 +1,126 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUIError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_models import (
+    MAY_READ,
+    changes,
+    form,
+    in_order,
+    joined,
+    view,
+    wait_for,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+GROUP = {"id": "1", "principal_type": "group", "principal_id": "g", "permission": "read"}
+ENTRY = {
+    "id": "a",
+    "base_model_id": None,
+    "name": "By hand",
+    "meta": {"description": "d", "profile_image_url": "/x.png", "later": 1},
+    "params": {"temperature": 0.5, "system": "s"},
+    "access_grants": [GROUP],
+    "is_active": True,
+}
+NOTHING = {"id": "a", "name": None, "description": None, "visibility": None, "hidden": None, "params": None}
+
+wanted_model = st.fixed_dictionaries(
+    {
+        "id": st.just("a"),
+        "name": st.sampled_from([None, "By hand", "Other"]),
+        "description": st.sampled_from([None, "", "d", "e"]),
+        "visibility": st.sampled_from([None, "public", "private"]),
+        "hidden": st.sampled_from([None, True, False]),
+        "params": st.sampled_from([None, {}, {"temperature": 0.5}, {"temperature": None}, {"top_p": 1}]),
+    }
+)
+
+
+def test_what_is_not_said_stays() -> None:
+    assert changes(ENTRY, NOTHING) == ({}, {})
+    assert changes(ENTRY, {**NOTHING, "name": "By hand", "visibility": "private", "hidden": False}) == ({}, {})
+
+
+def test_a_model_without_an_entry_is_called_by_its_id() -> None:
+    before, after = changes(None, {**NOTHING, "visibility": "public"})
+    assert after == {"name": "a", "visibility": "public"}
+    assert before == {"name": None, "visibility": "private"}
+    assert form(None, "a", after) == {"id": "a", "name": "a", "meta": {}, "params": {}, "access_grants": [MAY_READ]}
+
+
+def test_other_fields_of_an_entry_stay() -> None:
+    _before, after = changes(
+        ENTRY,
+        {**NOTHING, "name": "New", "hidden": True, "visibility": "public", "params": {"system": None, "top_p": 1}},
+    )
+    assert form(ENTRY, "a", after) == {
+        "id": "a",
+        "name": "New",
+        "meta": {"description": "d", "profile_image_url": "/x.png", "later": 1, "hidden": True},
+        "params": {"temperature": 0.5, "top_p": 1},
+        "access_grants": [GROUP, MAY_READ],
+    }
+
+
+def test_private_again_is_private_for_everybody_but_those_to_whom_it_was_given() -> None:
+    entry = {**ENTRY, "access_grants": [{**MAY_READ, "id": "2"}, GROUP, {**MAY_READ, "principal_type": "anyone"}]}
+    assert view(entry)["visibility"] == "public"
+    _before, after = changes(entry, {**NOTHING, "visibility": "private"})
+    assert form(entry, "a", after)["access_grants"] == [GROUP]
+
+
+@given(st.sampled_from([None, ENTRY]), wanted_model)
+def test_a_second_time_nothing_changes(entry: dict[str, object] | None, wanted: dict[str, object]) -> None:
+    _before, after = changes(entry, wanted)
+    once = form(entry, "a", after)
+    assert changes(once, wanted) == ({}, {})
+
+
+@given(st.lists(st.sampled_from("abcd"), unique=True), st.lists(st.sampled_from("abef"), unique=True))
+def test_order(now: list[str], first: list[str]) -> None:
+    found = in_order(now, first, [])
+    assert found[: len(first)] == first
+    assert [one for one in now if one not in first] == found[len(first) :]
+    assert in_order(found, first, []) == found
+
+
+def test_those_that_are_gone_are_in_no_list() -> None:
+    assert in_order(["a", "b"], None, ["a"]) == ["b"]
+    assert in_order(None, None, ["a"]) == []
+    assert joined("a,b", None, ["a"]) == "b"
+    assert joined(None, None, ["a"]) is None
+    assert joined("a,b", ["b"], []) == "b"
+    assert joined("a", [], []) == ""
+    assert joined(None, [], []) is None
+
+
+class Listing:
+    """An Open WebUI that has these models, a list a request, the last one for good."""
+
+    url = "http://here"
+
+    def __init__(self, *lists: list[str]) -> None:
+        self.lists = list(lists)
+
+    def get(self, path: str) -> dict[str, list[dict[str, str]]]:
+        assert path == "/api/models/base"
+        now = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+        return {"data": [{"id": one} for one in now]}
+
+
+def test_models_are_waited_for() -> None:
+    slept: list[float] = []
+    wait_for(Listing([], [], ["a", "b"]), ["a"], {}, 60, slept.append)  # type: ignore[arg-type]
+    assert slept == [1, 1]
+    wait_for(Listing([]), ["mine"], {"mine": {"base_model_id": "a"}}, 0)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_not_there_is_named() -> None:
+    with pytest.raises(OpenWebUIError, match=r"were wanted in Open WebUI at http://here: x, y; it has a, b; correct"):
+        wait_for(Listing(["b", "a"]), ["y", "x", "a"], {"x": {"base_model_id": None}}, 0)  # type: ignore[arg-type]

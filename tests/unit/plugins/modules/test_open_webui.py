@@ -1,0 +1,320 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules of Open WebUI against a small stand-in for its API: what they send, and what they say of each fault.
+
+What Open WebUI makes of the requests is judged by the real one, in tests/functional/test_open_webui.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.common import warnings
+from ansible.module_utils.testing import patch_module_args
+
+URL = "http://192.0.2.20:8012/v1"
+KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
+SECRETS = (KEY, OLD_KEY, PASSWORD, "token-of-admin", "token-of-user", "key-of-another")
+Call = Callable[..., dict[str, Any]]
+Answer = tuple[int, Any]
+
+
+class WebUI(ThreadingHTTPServer):
+    """Open WebUI's API as far as the modules use it: what it holds, and the requests that change that."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.written: list[str] = []
+        self.about: Answer = (200, {"status": True, "name": "Open WebUI", "version": "0.12.4", "features": {}})
+        self.signin: Answer = (200, {"token": "token-of-admin", "role": "admin"})
+        self.verified: Answer = (200, {"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
+        self.missing: set[str] = set()
+        self.deaf = False
+        self.state: dict[str, Any] = {
+            "/openai/config": {
+                "ENABLE_OPENAI_API": True,
+                "OPENAI_API_BASE_URLS": ["https://other/v1"],
+                "OPENAI_API_KEYS": ["key-of-another"],
+                "OPENAI_API_CONFIGS": {"0": {"enable": True, "later": 1}},
+            },
+            "/api/v1/configs/models": {
+                "DEFAULT_MODELS": None,
+                "DEFAULT_PINNED_MODELS": None,
+                "MODEL_ORDER_LIST": ["mine"],
+                "DEFAULT_MODEL_METADATA": {"kept": True},
+            },
+            "/api/v1/tasks/config": {"TASK_MODEL": "", "TASK_MODEL_EXTERNAL": "", "ENABLE_TAGS_GENERATION": True},
+            "/ollama/config": {"ENABLE_OLLAMA_API": True, "OLLAMA_BASE_URLS": ["x"], "OLLAMA_API_CONFIGS": {}},
+        }
+        self.entries: dict[str, dict[str, Any]] = {
+            "mine": {"id": "mine", "name": "Mine", "base_model_id": "a", "meta": {}, "params": {}, "access_grants": []}
+        }
+        self.models = ["a", "b"]
+
+    def answer(self, method: str, path: str, token: str, body: Any) -> Answer:
+        if path == "/api/config":
+            return self.about
+        if path == "/api/v1/auths/signin":
+            assert method == "POST"
+            assert body == {"email": "admin@example.com", "password": PASSWORD}
+            return self.signin
+        if path in self.missing:
+            return (200, "<html>") if method == "GET" else (405, {"detail": "Method Not Allowed"})
+        who = {"token-of-admin": "admin", "token-of-user": "user"}.get(token)
+        if path == "/api/v1/auths/":
+            return (200, {"role": who}) if who else (401, {"detail": "Invalid token"})
+        assert who == "admin", path
+        return self._read(path) if method == "GET" else self._write(path, body)
+
+    def _read(self, path: str) -> Answer:
+        if path == "/api/models/base":
+            return 200, {"data": [{"id": one} for one in self.models]}
+        if path == "/api/v1/models/all":
+            return 200, list(self.entries.values())
+        return 200, self.state[path]
+
+    def _write(self, path: str, body: Any) -> Answer:
+        if path == "/openai/verify":
+            assert body["url"] == URL
+            return self.verified
+        self.written.append(path)
+        if path == "/api/v1/models/import":
+            for model in body["models"]:
+                old = self.entries.get(model["id"], {"base_model_id": None})
+                self.entries[model["id"]] = {**old, **model, "meta": {**old.get("meta", {}), **model["meta"]}}
+        elif path == "/api/v1/models/model/delete":
+            del self.entries[body["id"]]
+        else:
+            read = path.removesuffix("/update") if path != "/api/v1/configs/models" else path
+            assert body.keys() == self.state[read].keys()
+            if not self.deaf:
+                self.state[read] = body
+        return 200, True
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: WebUI
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        status, answer = self.server.answer(self.command, self.path, token, json.loads(body or "null"))
+        page = isinstance(answer, str)
+        text = (answer if page else json.dumps(answer)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html" if page else "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_POST = do_GET
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def webui() -> Iterator[WebUI]:
+    with WebUI() as one:
+        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
+        thread.start()
+        yield one
+        one.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def call(webui: WebUI, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(module: str, check: bool = False, **params: Any) -> dict[str, Any]:
+        main = importlib.import_module(f"ansible_collections.homelab.llamacpp.plugins.modules.open_webui_{module}").main
+        account = {"webui_email": "admin@example.com", "webui_password": PASSWORD}
+        given = {"webui_url": webui.url, **({} if "webui_token" in params else account), **params}
+        capsys.readouterr()
+        warnings._global_warnings.clear()  # kept for the process, which is a module's own in real life
+        with (
+            patch_module_args({**given, "_ansible_check_mode": check, "_ansible_diff": True}),
+            pytest.raises(SystemExit),
+        ):
+            main()
+        output = capsys.readouterr().out
+        for secret in SECRETS:
+            assert secret not in output
+        result: dict[str, Any] = json.loads(output)
+        result["warnings"] = [warning["event"]["msg"] for warning in result.get("warnings", [])]
+        return result
+
+    return run
+
+
+def test_a_connection_comes_changes_and_goes(webui: WebUI, call: Call) -> None:
+    other = webui.state["/openai/config"]
+    seen = call("connection", url=URL, api_key=KEY, check=True)
+    assert (seen["changed"], seen["index"], seen["models"], webui.written) == (True, 1, ["a", "b"], [])
+    done = call("connection", url=URL, api_key=KEY)
+    assert done["diff"] == seen["diff"]
+    assert done["diff"]["before"] == {"openai_api": True, "connection": None}
+    assert done["diff"]["after"]["connection"]["api_key"] == "(as wanted)"
+    now = webui.state["/openai/config"]
+    assert now["OPENAI_API_KEYS"] == ["key-of-another", KEY]
+    assert now["OPENAI_API_CONFIGS"]["0"] == other["OPENAI_API_CONFIGS"]["0"]
+    assert not call("connection", url=URL.removesuffix("v1"), api_key=KEY)["changed"]
+    assert not call("connection", url=URL)["changed"]
+
+    now["OPENAI_API_KEYS"][1] = OLD_KEY
+    now["ENABLE_OPENAI_API"] = False
+    done = call("connection", url=URL, api_key=KEY)
+    assert done["diff"]["before"]["openai_api"] is False
+    assert done["diff"]["before"]["connection"]["api_key"] == "(differs)"
+    assert webui.state["/openai/config"]["ENABLE_OPENAI_API"] is True
+
+    assert call("connection", url=URL, state="absent")["index"] is None
+    assert webui.state["/openai/config"] == other
+    assert not call("connection", url=URL, state="absent")["changed"]
+
+
+def test_the_key_from_its_file(webui: WebUI, call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text(f"# ours\n{KEY}\nother\n")
+    call("connection", url=URL, api_key_file=str(file))
+    assert webui.state["/openai/config"]["OPENAI_API_KEYS"][1] == KEY
+    file.unlink()
+    assert "there is no such file" in call("connection", url=URL, api_key_file=str(file))["msg"]
+
+
+def test_a_second_connection_to_it_is_told_and_left(webui: WebUI, call: Call) -> None:
+    webui.state["/openai/config"].update(OPENAI_API_BASE_URLS=[URL, URL + "/"], OPENAI_API_KEYS=["", ""])
+    done = call("connection", url=URL, api_key=KEY)
+    assert "another connection to" in done["warnings"][0]
+    assert webui.state["/openai/config"]["OPENAI_API_BASE_URLS"] == [URL, URL + "/"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((500, {"detail": "Server Connection Error"}), "Open WebUI gets no answer there; start the router"),
+        ((401, {"error": {"message": "Invalid API Key"}}), "does not take the key that was sent"),
+        ((404, {"error": "no"}), "something else answers there"),
+        ((200, {"hello": 1}), "has no list of models"),
+    ],
+)
+def test_a_router_that_does_not_serve(webui: WebUI, call: Call, answer: Answer, told: str) -> None:
+    webui.verified = answer
+    failed = call("connection", url=URL, api_key=KEY)
+    assert told in failed["msg"]
+    assert webui.written == []
+    seen = call("connection", url=URL, api_key=KEY, check=True)
+    assert seen["changed"]
+    assert told in seen["warnings"][0]
+    assert call("connection", url=URL, api_key=KEY, verify=False)["changed"]
+
+
+def test_what_is_not_kept_is_told(webui: WebUI, call: Call) -> None:
+    webui.deaf = True
+    assert "has others now" in call("connection", url=URL, api_key=KEY)["msg"]
+    assert "something else now, of TASK_MODEL_EXTERNAL" in call("models", task_model="a")["msg"]
+
+
+@pytest.mark.parametrize(
+    ("about", "signin", "token", "told"),
+    [
+        ((502, "<html>"), None, None, "Open WebUI itself does not run, or is still starting"),
+        ((200, "<html>"), None, None, "something else answers there"),
+        ((200, {"version": "0.9"}), None, None, "something else answers there"),
+        (None, (400, {"detail": "wrong"}), None, "does not know admin@example.com with this password"),
+        (None, (200, {"token": "token-of-user", "role": "user"}), None, "admin@example.com has the role user"),
+        (None, (200, {"mfa": True}), None, "a second factor?"),
+        (None, (403, {"detail": "no"}), None, "admits nobody by password"),
+        (None, (429, {"detail": "no"}), None, "admits no more sign-ins"),
+        (None, None, "token-of-user", "the user of this token has the role user"),
+        (None, None, "token-of-nobody", "it refused this one"),
+        (None, None, "two words", "a token of one word"),
+    ],
+)
+def test_every_way_not_to_be_let_in(
+    webui: WebUI, call: Call, about: Answer | None, signin: Answer | None, token: str | None, told: str
+) -> None:
+    webui.about, webui.signin = about or webui.about, signin or webui.signin
+    failed = call("models", order=["a"], **({"webui_token": token} if token else {}))
+    assert told in failed["msg"]
+    assert webui.written == []
+
+
+def test_nobody_there(call: Call) -> None:
+    failed = call("models", webui_url="http://127.0.0.1:1", order=["a"])
+    assert "Open WebUI was wanted at http://127.0.0.1:1, nothing listens there" in failed["msg"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/models/all", "/api/v1/models/import"])
+def test_an_older_one(webui: WebUI, call: Call, path: str) -> None:
+    webui.missing = {path}
+    failed = call("models", models=[{"id": "a"}])
+    assert "Open WebUI 0.12 or later is needed" in failed["msg"]
+    assert "0.12.4" in failed["msg"]
+
+
+def test_a_validations_answer_is_not_repeated(webui: WebUI, call: Call) -> None:
+    webui.verified = (422, {"detail": [{"loc": ["body", "key"], "msg": "bad", "input": KEY}]})
+    assert "(422): body.key: bad" in call("connection", url=URL, api_key=KEY)["msg"]
+
+
+MODELS = {
+    "models": [
+        {"id": "a", "name": "A", "description": "first", "visibility": "public"},
+        {"id": "b", "hidden": True, "params": {"temperature": 0}},
+    ],
+    "order": ["b", "a"],
+    "default_models": ["a"],
+    "pinned_models": ["a"],
+    "task_model": "b",
+    "ollama_api": False,
+}
+
+
+def test_models_come_change_and_go(webui: WebUI, call: Call) -> None:
+    mine = dict(webui.entries["mine"])
+    seen = call("models", **MODELS, check=True)
+    assert (seen["changed"], seen["models"], webui.written) == (True, ["a", "b"], [])
+    done = call("models", **MODELS, webui_token="token-of-admin")
+    assert done["diff"] == seen["diff"]
+    assert webui.state["/api/v1/configs/models"] == {
+        "DEFAULT_MODELS": "a",
+        "DEFAULT_PINNED_MODELS": "a",
+        "MODEL_ORDER_LIST": ["b", "a", "mine"],
+        "DEFAULT_MODEL_METADATA": {"kept": True},
+    }
+    assert webui.state["/api/v1/tasks/config"]["TASK_MODEL_EXTERNAL"] == "b"
+    assert webui.state["/ollama/config"]["ENABLE_OLLAMA_API"] is False
+    written = len(webui.written)
+    assert not call("models", **MODELS)["changed"]
+    assert len(webui.written) == written
+
+    webui.entries["a"]["meta"]["later"] = 1
+    done = call("models", models=[{"id": "a", "name": "Other"}])
+    assert done["diff"] == {"before": {"a": {"name": "A"}}, "after": {"a": {"name": "Other"}}}
+    assert webui.entries["a"]["meta"] == {"description": "first", "later": 1}
+
+    done = call("models", absent=["a", "nobody"])
+    assert done["removed"] == ["a"]
+    assert webui.state["/api/v1/configs/models"]["DEFAULT_MODELS"] == ""
+    assert webui.state["/api/v1/configs/models"]["MODEL_ORDER_LIST"] == ["b", "mine"]
+    assert webui.entries["mine"] == mine
+    assert not call("models", absent=["a", "nobody"])["changed"]
+
+
+def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
+    assert "each id once" in call("models", models=[{"id": "a"}, {"id": "a"}])["msg"]
+    assert "absent: ids that are named nowhere else" in call("models", order=["a"], absent=["a"])["msg"]
+    unknown = {"models": [{"id": "a"}], "task_model": "z", "wait_models": 0}
+    assert "were wanted in Open WebUI" in call("models", **unknown)["msg"]
+    assert "z; it has a, b" in call("models", **unknown, check=True)["warnings"][0]
+    assert webui.written == []
