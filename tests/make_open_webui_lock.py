@@ -28,7 +28,7 @@ from packaging.utils import parse_wheel_filename
 TORCH = "torch==2.13.0"
 LEFT_OUT = re.compile(r"torch|triton|nvidia-.*|cuda-(bindings|pathfinder|toolkit)")
 # Where the role installs it: Linux, with these Pythons and machines.
-PYTHONS = ("3.11", "3.12")
+PYTHONS = ("3.11.2", "3.11.15", "3.12.13")  # the first is Debian 12's
 MACHINES = ("x86_64", "aarch64")
 PLATFORMS = [
     f"{kind}_{machine}"
@@ -50,7 +50,7 @@ def resolve(version: str, uv: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         wanted, lock = Path(folder, "wanted.in"), Path(folder, "pylock.toml")
         wanted.write_text(f"open-webui=={version}\n{TORCH}\n")
-        compile_ = [uv, "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
+        compile_ = [uv, "pip", "compile", "--quiet", "--universal", "--python-version", PYTHONS[0]]
         subprocess.run([*compile_, "--output-file", lock, wanted], check=True, stdout=subprocess.DEVNULL)
         packages: list[dict[str, Any]] = tomllib.loads(lock.read_text())["packages"]
     return packages
@@ -63,8 +63,8 @@ def where(package: dict[str, Any]) -> list[bool]:
         marker is None
         or marker.evaluate(
             {
-                "python_version": python,
-                "python_full_version": f"{python}.9",
+                "python_version": python.rpartition(".")[0],
+                "python_full_version": python,
                 "platform_machine": machine,
                 "platform_system": "Linux",
                 "sys_platform": "linux",
