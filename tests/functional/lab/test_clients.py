@@ -28,7 +28,7 @@ ExecStart=/usr/bin/llama-server --host 0.0.0.0 --port 8012 --models-preset /etc/
 """
 PRESETS = """\
 [chat]
-model = /srv/tiny/tiny-single.gguf
+model = /srv/tiny/alpha-Q4_K_M.gguf
 ctx-size = 65536
 parallel = 2
 kv-unified = true
@@ -36,13 +36,13 @@ alias = small
 load-on-startup = true
 
 [shared]
-model = /srv/tiny/tiny-split/tiny-split-00001-of-00003.gguf
+model = /srv/tiny/Sharded-Q4_K_M/Sharded-Q4_K_M-00001-of-00003.gguf
 ctx-size = 4096
 parallel = 4
 kv-unified = false
 
 [vectors]
-model = /srv/tiny/tiny-single.gguf
+model = /srv/tiny/beta-Q8_0.gguf
 ctx-size = 512
 embedding = true
 """
