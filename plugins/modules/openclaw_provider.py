@@ -203,7 +203,7 @@ class OpenclawProvider:
         key = entry.get("apiKey")
         if not (isinstance(key, str) and re.fullmatch(r"\$\{\w+\}", key)):
             entry["apiKey"] = "(not shown)"
-        shown = {name: entry[name] for name in ("baseUrl", "apiKey", "api") if name in entry}
+        shown: dict[str, Any] = {name: entry[name] for name in ("baseUrl", "apiKey", "api") if name in entry}
         shown["models"] = [
             {name: model[name] for name in model_entry({"id": "", "context": 1}) if name in model}
             for model in entry.get("models") or []
