@@ -72,7 +72,9 @@ def url(guest: HandMade) -> str:
 
 def blocks(sheet: str) -> dict[str, str]:
     """What is to be pasted, by its heading."""
-    return dict(re.findall(r"^## (.*?)\n.*?```\w*\n(.*?)```", sheet, re.DOTALL | re.MULTILINE))
+    parts = (part.partition("\n") for part in sheet.split("\n## ")[1:])
+    found = {head: re.search(r"```\w*\n(.*?)```", rest, re.DOTALL) for head, _newline, rest in parts}
+    return {head: code[1] for head, code in found.items() if code}
 
 
 def test_the_sheet(guest: HandMade, tmp_path: Path) -> None:
