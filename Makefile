@@ -120,6 +120,14 @@ test-build: venv lab ## The real CPU build in a guest of the lab, cut off, refus
 test-cuda: venv lab ## The real CUDA build in a guest of the lab: half an hour, 8 GB of packages
 	$(RUN) pytest -sv tests/cuda
 
+.PHONY: test-clients
+test-clients: venv lab ## Open WebUI installed in a guest beside a real router, updated and taken back: half an hour, downloads of 1 GB
+	HOMELAB_LONG_TESTS=1 $(RUN) pytest -sv tests/functional/lab/test_open_webui.py
+
+.PHONY: open-webui-lock
+open-webui-lock: venv ## Pin what the role open_webui installs: make open-webui-lock VERSION=0.12.4
+	$(RUN) python tests/make_open_webui_lock.py $(VERSION) > roles/open_webui/files/requirements-$(VERSION).txt
+
 .PHONY: bench
 bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-connection bench-site bench-update ## All benchmarks
 

@@ -36,8 +36,12 @@ class Sized:
 
     @property
     def writes(self) -> bool:
-        """Whether it answers with text."""
-        return not _NO_TEXT & self.model.options.keys()
+        return writes(self.model)
+
+
+def writes(model: Model) -> bool:
+    """Whether it answers with text."""
+    return not _NO_TEXT & model.options.keys()
 
 
 def by_size(models: Iterable[Model]) -> list[Sized]:

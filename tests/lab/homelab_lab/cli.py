@@ -49,7 +49,8 @@ def main() -> int:
             if unknown:
                 raise LabError(f"there is no image {unknown[0]!r}; there are: {' '.join(images.IMAGES)}")
             with cgroups.working(settings):
-                images.build(settings, *(arguments.image or images.IMAGES))
+                ordinary = [name for name, image in images.IMAGES.items() if not image.on_demand]
+                images.build(settings, *(arguments.image or ordinary))
         elif arguments.command == "status":
             requirements.root()
             return lab.status(settings)

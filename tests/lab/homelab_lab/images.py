@@ -35,6 +35,8 @@ class Image:
     # A Debian suite to bootstrap, or the name of the image to start from.
     base: str
     folder: bool = False
+    # Built only when it is named.
+    on_demand: bool = False
 
     @property
     def file(self) -> str:
@@ -43,10 +45,12 @@ class Image:
 
 
 TRIXIE = Image("debian-13-standard_13.1-2_amd64", "debian-13-standard", base="trixie")
+# For what needs Python 3.11.
+BOOKWORM = Image("debian-12-standard_12.12-1_amd64", "debian-13-standard", base="bookworm", on_demand=True)
 FORKY = Image("debian-14-forky-llama_14.0-1_amd64", "debian-14-forky-llama", base="forky")
 NODE = Image("node", "node", base=TRIXIE.name)
 FORKY_LLAMA = Image("forky-llama", "forky-llama", base=FORKY.name, folder=True)
-IMAGES = {image.name: image for image in (TRIXIE, FORKY, NODE, FORKY_LLAMA)}
+IMAGES = {image.name: image for image in (TRIXIE, BOOKWORM, FORKY, NODE, FORKY_LLAMA)}
 # What a guest can be made from, offered on the node as storage local.
 TEMPLATES = (TRIXIE, FORKY)
 

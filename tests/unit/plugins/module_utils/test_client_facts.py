@@ -1,0 +1,102 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _client_facts
+from ansible_collections.homelab.llamacpp.plugins.module_utils._client_facts import (
+    context,
+    facts,
+    from_outside,
+    size_mib,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model
+
+
+def model(id: str = "m", *args: str, n_ctx: int | None = None, **options: str) -> Model:
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    meta: dict[str, Any] = {"n_ctx": n_ctx} if n_ctx else {}
+    return Model(id, (), (), "unloaded", False, None, "preset", named, args, 0, ("text",), meta)
+
+
+def made(path: Path, mib: int) -> str:
+    path.touch()
+    os.truncate(path, mib << 20)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "tokens"),
+    [
+        (model(), None),
+        (model(ctx_size="0"), None),
+        (model(n_ctx=4096), 4096),
+        (model(ctx_size="8192"), 8192),
+        (model(ctx_size="8192", parallel="1"), 8192),
+        (model(ctx_size="8192", parallel="-1"), 8192),
+        (model(ctx_size="8192", parallel="4"), 2048),
+        (model(ctx_size="8192", parallel="4", n_ctx=8192), 2048),
+        (model(ctx_size="8192", parallel="4", kv_unified="on"), 8192),
+        (model(ctx_size="8192", parallel="4", kv_unified="off"), 2048),
+    ],
+)
+def test_the_context_of_one_conversation(found: Model, tokens: int | None) -> None:
+    assert context(found) == tokens
+
+
+def test_all_files_of_a_model_count(tmp_path: Path) -> None:
+    first = made(tmp_path / "m[1]-00001-of-00003.gguf", 10)
+    made(tmp_path / "m[1]-00002-of-00003.gguf", 20)
+    made(tmp_path / "m[1]-00003-of-00003.gguf", 5)
+    made(tmp_path / "m[1]-00001-of-00002.gguf", 100)
+    projector = made(tmp_path / "mmproj.gguf", 3)
+    assert size_mib(model("m", "--model", first, "--mmproj", projector)) == 38
+    assert size_mib(model("m", "--model", projector)) == 3
+    assert size_mib(model("m", "--model", str(tmp_path / "none.gguf"))) is None
+    assert size_mib(model("m", "--hf-repo", "user/repo")) is None
+    assert size_mib(model("m", "--model")) is None
+
+
+def test_the_task_model_is_the_smallest_that_stays_and_writes(tmp_path: Path) -> None:
+    files = {
+        name: made(tmp_path / f"{name}.gguf", mib) for name, mib in {"a": 900, "b": 200, "c": 100, "d": 50}.items()
+    }
+    models = [
+        model("d", "--model", files["d"], load_on_startup="true", embedding="true"),
+        model("c", "--model", files["c"]),
+        model("b", "--model", files["b"], load_on_startup="true"),
+        model("a", "--model", files["a"], load_on_startup="1"),
+    ]
+    told = facts(models)
+    assert [entry["id"] for entry in told["models"]] == ["a", "b", "c", "d"]
+    assert told["task_model"] == "b"
+    assert told["longest_load_seconds"] == 30 + 9
+    assert facts(models, read_mib_s=10)["longest_load_seconds"] == 30 + 90
+    assert [entry["text"] for entry in told["models"]] == [True, True, True, False]
+    assert facts(models[:2])["task_model"] == ""
+    assert facts([]) == {"models": [], "task_model": "", "longest_load_seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("url", "outside"),
+    [
+        ("http://127.0.0.1:8012", "http://192.0.2.20:8012"),
+        ("https://[::1]", "https://192.0.2.20:443"),
+        ("http://192.0.2.9:8012", "http://192.0.2.9:8012"),
+    ],
+)
+def test_how_others_reach_it(url: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_client_facts, "own_address", lambda: "192.0.2.20")
+    assert from_outside(url) == outside
+
+
+def test_the_own_address_is_one_of_this_machine() -> None:
+    with socket.socket() as server:
+        server.bind((_client_facts.own_address().strip("[]"), 0))

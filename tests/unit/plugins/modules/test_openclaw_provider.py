@@ -1,0 +1,148 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import loads
+from ansible_collections.homelab.llamacpp.plugins.modules import openclaw_provider
+
+THEIRS = """\
+{
+  // my channels
+  channels: { telegram: { botToken: "123:secret" } },
+  models: {
+    mode: "merge", // keep the others
+    providers: {
+      other: { baseUrl: "https://example.org/v1", apiKey: "sk-secret" },
+    },
+  },
+}
+"""
+MODELS = [{"id": "qwen3-8b", "context": 65536}, {"id": "tiny", "context": 2048}]
+
+
+class Play:
+    def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path, self.capsys = path, capsys
+
+    def __call__(self, check: bool = False, **options: Any) -> dict[str, Any]:
+        given = {"path": str(self.path), "base_url": "http://192.0.2.20:8012", "models": MODELS, **options}
+        arguments = {**given, "_ansible_check_mode": check, "_ansible_diff": True}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            openclaw_provider.main()
+        result: dict[str, Any] = json.loads(self.capsys.readouterr().out)
+        return result
+
+
+@pytest.fixture
+def play(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Play:
+    return Play(tmp_path / "openclaw.json", capsys)
+
+
+def test_a_file_that_is_not_there(play: Play) -> None:
+    assert play(check=True)["changed"]
+    assert not play.path.exists()
+    result = play(primary="qwen3-8b")
+    assert result["changed"]
+    assert "backup_file" not in result
+    assert play.path.stat().st_mode & 0o777 == 0o600
+    assert loads(play.path.read_text()) == {
+        "models": {
+            "providers": {
+                "llama-server": {
+                    "baseUrl": "http://192.0.2.20:8012/v1",
+                    "apiKey": "${LLAMA_SERVER_API_KEY}",
+                    "api": "openai-completions",
+                    "models": [
+                        {
+                            "id": "qwen3-8b",
+                            "name": "qwen3-8b",
+                            "contextWindow": 65536,
+                            "maxTokens": 8192,
+                            "compat": {"supportsTools": True, "toolSchemaProfile": "llamacpp"},
+                        },
+                        {
+                            "id": "tiny",
+                            "name": "tiny",
+                            "contextWindow": 2048,
+                            "maxTokens": 512,
+                            "compat": {"supportsTools": True, "toolSchemaProfile": "llamacpp"},
+                        },
+                    ],
+                }
+            }
+        },
+        "agents": {"defaults": {"model": {"primary": "llama-server/qwen3-8b"}}},
+    }
+    assert not play(primary="qwen3-8b")["changed"]
+
+
+def test_what_is_theirs_stays_and_is_not_shown(play: Play) -> None:
+    play.path.write_text(THEIRS)
+    play.path.chmod(0o640)
+    result = play()
+    text = play.path.read_text()
+    kept = [line for line in text.splitlines() if line in THEIRS.splitlines()]
+    assert kept == THEIRS.splitlines()
+    assert "secret" not in json.dumps(result["diff"])
+    assert Path(result["backup_file"]).read_text() == THEIRS
+    assert play.path.stat().st_mode & 0o777 == 0o640
+    assert not play()["changed"]
+    assert play(state="absent")["changed"]
+    assert play.path.read_text() == THEIRS
+    assert not play(state="absent")["changed"]
+
+
+def test_what_they_added_to_our_provider_stays(play: Play) -> None:
+    play()
+    text = play.path.read_text()
+    text = text.replace('"api": ', '"timeoutSeconds": 900, // it is slow\n        "api": ')
+    text = text.replace('"name": "tiny",', '"name": "tiny", "input": ["text", "image"],')
+    text = text.replace('"supportsTools": true', '"supportsTools": false', 1)
+    play.path.write_text(text)
+    assert not play()["changed"]
+    assert play(base_url="http://192.0.2.21:8012/v1/")["changed"]
+    assert play.path.read_text() == text.replace("2.20", "2.21")
+    play(models=MODELS[1:])
+    left = loads(play.path.read_text())["models"]["providers"]["llama-server"]
+    assert [(model["id"], model["input"]) for model in left["models"]] == [("tiny", ["text", "image"])]
+    assert left["timeoutSeconds"] == 900
+
+
+def test_small_contexts_are_warned_about(play: Play) -> None:
+    warnings = json.dumps(play().get("warnings", []))
+    assert "tiny has 2048 tokens of context; OpenClaw wants 40000 or more" in warnings
+    assert "qwen3-8b" not in warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("{a: 1,\n b}", {}, "line 2: a colon was wanted"),
+        ("[]", {}, "an object with 'models' was wanted"),
+        ("{models: {providers: {'llama-server': 'x'}}}", {}, "models.providers.llama-server: an object was wanted"),
+        ("{models: 1}", {"state": "absent"}, "an object with 'providers' was wanted"),
+        ("{}", {"primary": "other"}, "one of the models was wanted (qwen3-8b, tiny), 'other' was found"),
+        ("{}", {"key_variable": "a b"}, "the name of a variable was wanted"),
+        ("{agents: {defaults: {model: 'x'}}}", {"primary": "tiny"}, "agents.defaults.model: an object was wanted"),
+    ],
+)
+def test_what_cannot_be_changed_is_left_alone(play: Play, text: str, options: dict[str, Any], said: str) -> None:
+    play.path.write_text(text)
+    assert said in play(**options)["msg"]
+    assert play.path.read_text() == text
+
+
+def test_their_own_key_is_not_shown(play: Play) -> None:
+    play.path.write_text("{models: {providers: {'llama-server': {apiKey: 'sk-secret', headers: {x: 'secret'}}}}}")
+    result = play()
+    assert "secret" not in json.dumps(result["diff"])
+    assert "(not shown)" in result["diff"]["before"]
+    assert "sk-secret" not in play.path.read_text()
