@@ -64,6 +64,7 @@ class PortHold:
         self._since = 0.0
         self._before = ""
         self._socket: socket.socket | None = None
+        self._listener: Connection | None = None
 
     @property
     def taken(self) -> bool:
@@ -73,7 +74,7 @@ class PortHold:
         """Let new connections to this process's port wait from now on; HoldError when they would not be kept."""
         if self.taken:
             return
-        listener = _listener(pid)
+        self._listener = _listener(pid)
         # First this: who connects to a socket that is closed again without it is cut off.
         try:
             with open(self._migrate, encoding="ascii") as file:
@@ -82,11 +83,17 @@ class PortHold:
         except OSError as error:
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
         try:
-            self._socket = _listen_beside(listener)
+            self._socket = _listen_beside(self._listener)
         except HoldError:
             self._set_migrate(self._before)
             raise
         self._since = time.monotonic()
+
+    def answered(self) -> bool:
+        """Whether a server listens on the held port: before that nobody answers who connects."""
+        held = self._listener
+        listening = [(c.address, c.port) for c in connections() if c.state == _LISTENING]
+        return held is not None and listening.count((held.address, held.port)) > self.taken
 
     def give(self) -> None:
         """Leave the port, and who waits there, to the server that listens on it: the old one, or a new one."""

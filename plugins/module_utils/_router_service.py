@@ -348,7 +348,8 @@ class Convergence:
 
     def _listens(self) -> bool:
         """Whether the service does, maybe on another port than the held one: before that who asks may have to wait."""
-        if not self.hold.taken:
+        # A script that starts llama-server listens by a child: it is seen by the port.
+        if not self.hold.taken or self.hold.answered():
             return True
         try:
             return bool(listening(self.unit.state().main_pid))

@@ -63,10 +63,13 @@ def test_new_connections_wait_and_then_go_to_the_new_server(hold: PortHold, migr
         hold.take(1)
         hold.take(1)
         assert hold.taken
+        assert hold.answered()
         assert migrate.read_text() == "1"
         assert reaches(old) == 0
     waiting = socket.create_connection(("127.0.0.1", port), 1)
+    assert not hold.answered()
     with listen(port=port) as new:
+        assert hold.answered()
         assert reaches(new) == 20
         hold.give()
         hold.give()
