@@ -96,7 +96,7 @@ def archive(text: str) -> bytes:
 
 def make(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    numbers = {"first": ("good", 20001), "second": ("good", 20002), "third": ("good", 20003)}
+    numbers = {"first": ("good", 20001), "second": ("good", 20002), "third": ("good", 20003), "fourth": ("good", 20004)}
     numbers |= {kind: (kind, 20010 + n) for n, kind in enumerate(KINDS) if kind != "good"}
     for name, (kind, build) in numbers.items():
         content = archive(script(kind, build))
