@@ -63,7 +63,8 @@ def test_what_an_update_would_do_changes_nothing(guest: Guest) -> None:
         pytest.param("dies", "it loaded the model and ended with 134 when it was asked", marks=long),
         # Passes every trial beside the router: the router itself is taken back.
         ("service", "was wanted to serve"),
-        pytest.param("kills", "was wanted to finish its answer", marks=long),
+        # Seen when what ran before is loaded again, or else by the swap under load.
+        pytest.param("kills", "was wanted (to finish its answer|loaded, its process ended)", marks=long),
     ],
 )
 def test_a_bad_one_is_taken_back_and_nothing_is_lost(guest: Guest, release: str, words: str) -> None:
@@ -71,7 +72,7 @@ def test_a_bad_one_is_taken_back_and_nothing_is_lost(guest: Guest, release: str,
     with guest.clients() as clients:
         done = guest.update(release, "--extra-vars", "llama_router_trial_timeout=10")
     assert done.returncode != 0
-    assert words in " ".join(done.stdout.split())
+    assert re.search(words, " ".join(done.stdout.split()))
     # A build that breaks off answers does so in the only place where it can be seen, in front of everybody.
     assert release == "kills" or clients.lost == []
     assert (guest.link("current"), guest.link("fallback")) == (before, "")
