@@ -24,6 +24,11 @@ options:
       - The router's models folder. When other models lie in it than the router serves from it, it is made to reload.
       - Leave it out for a router without one.
     type: path
+  placed_in:
+    description:
+      - The folder into which M(homelab.llamacpp.model_file) places models. A running model whose files it has replaced
+        since is stopped, and loaded again with the new ones.
+    type: path
   watch:
     description:
       - Files whose change needs a restart, for instance the unit file, the key file and a stamp of the release.

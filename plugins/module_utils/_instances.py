@@ -28,6 +28,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _llama_dry_run,
     _offload,
     _port_hold,
+    _router_children,
     _router_files,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
@@ -42,7 +43,8 @@ class InstanceError(Exception):
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie. `unit` is the template's name without the @, a change of `watch` restarts every instance."""
+    """Where things lie. `unit` is the template's name without the @, a change of `watch` restarts every instance, and a
+    model that model_file has replaced in `placed_in` the one that runs it."""
 
     config_dir: str
     run_dir: str
@@ -50,6 +52,7 @@ class Places:
     user: str
     binary: str
     watch: Sequence[str]
+    placed_in: str | None
     timeout: float  # seconds, for a model to be loaded
 
 
@@ -158,7 +161,9 @@ class Instances:
         now = dict(_router_files.digests([*self.places.watch, env, keys]))
         now.update({path: hashlib.sha256(text.encode()).hexdigest() for path, text in instance.files.items()})
         instance.differs = applied.get(env) != now[env]
-        return any(applied.get(path) != digest for path, digest in now.items())
+        process = _router_children.process(instance.pid) if self.places.placed_in else None
+        replaced = process and _router_children.outdated(process, self.places.placed_in or "")
+        return bool(replaced) or any(applied.get(path) != digest for path, digest in now.items())
 
     def _refuse_taken_ports(self) -> None:
         own = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
@@ -95,13 +96,12 @@ class Placer:
         return False
 
     def _has(self, item: Item, recorded: Mapping[str, Any] | None) -> bool:
-        """Whether the content is in its place. A file that the record does not know is read, if it could be the one."""
-        if recorded and "sha256" in recorded and self._store.as_recorded(item.place, recorded):
-            return bool(recorded["sha256"] == item.sha256 if item.sha256 else recorded["size"] == item.size)
+        """Whether the content is in its place. What neither source nor record tells is read, if it could be the one."""
         path = self._store.path(item.place)
         if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) != item.size:
             return False
-        return self.sum_of(path) == (item.sha256 or self.sum_of(item.path))
+        known = recorded and self._store.as_recorded(item.place, recorded) and recorded.get("sha256")
+        return (known or self.sum_of(path)) == (item.sha256 or self.sum_of(item.path))
 
     def sum_of(self, path: str) -> str:
         """The SHA-256 of a file, read once as long as it stays as it is."""
@@ -213,6 +213,8 @@ class Placer:
     def _put(self, name: str, identity: str, resolved: Resolved, staged: Mapping[str, Staged]) -> None:
         store = self._store
         before = set(store.of_model(name))
+        recorded = store.record.get(name, {"files": {}})
+        as_it_was = not staged and store.in_place(recorded)
         for item in resolved.items:
             target = store.path(item.place)
             if item.place in staged:
@@ -225,7 +227,9 @@ class Placer:
             if item.method != "link":
                 known = staged[item.place].sha256 if item.place in staged else item.sha256
                 sums[item.place] = known or self.sum_of(store.path(item.place))
-        store.write(name, store.entry_of(identity, resolved, sums))
+        # From when on a process that began before has other files, also those that a run put which was broken off here.
+        placed = recorded.get("placed", 0) if as_it_was else time.time()
+        store.write(name, {**store.entry_of(identity, resolved, sums), "placed": placed})
         store.damaged.difference_update(item.place for item in resolved.items)
 
     def _make_folders(self, place: str) -> None:

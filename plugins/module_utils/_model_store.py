@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A models directory and the record of what was placed in it: sizes, times of change, checksums."""
+"""A models directory and the record of what was placed in it: when, sizes, times of change, checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ PART = ".part"
 PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?$")
 BLOCK = 1 << 20  # bytes
 
-Entry = dict[str, Any]  # of the record: identity, commit, files by place
+Entry = dict[
+    str, Any
+]  # of the record: identity, commit, files by place, placed (seconds since the epoch, 0 for found there)
 
 
 class Store:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the router's host knows without asking the router: its two records, its folder, its processes."""
+"""What the router's host knows without asking the router: its two records and its folder."""
 
 from __future__ import annotations
 
@@ -116,27 +116,6 @@ def folder_ids(folder: str) -> set[str]:
             elif entry.is_file() and _is_model(entry.name):
                 ids.add(entry.name.replace(".gguf", ""))
     return ids
-
-
-def children_ports(pid: int) -> dict[str, int]:
-    """The models that a router's child processes serve, and their ports, from their command lines.
-
-    It works when the router's API does not.
-    """
-    ports = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-            if parent != pid:
-                continue
-            with open(f"/proc/{entry}/cmdline", encoding="utf-8", errors="replace") as file:
-                words = file.read()[:-1].split("\0")
-        except OSError:
-            continue  # it has just ended
-        if "--alias" in words[:-1] and "--port" in words[:-1]:
-            ports[words[words.index("--alias") + 1]] = int(words[words.index("--port") + 1])
-    return ports
 
 
 def _digest(path: str) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import http.client
 import time
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_children
 
 # A request that was accepted a moment ago, or waits for one model to go and another to come, is not seen at once.
 GRACE = 0.1  # seconds
@@ -22,7 +22,7 @@ _PAUSE = 0.05  # seconds
 
 def busy(pid: int) -> bool:
     """Whether a model of the router with this process id answers, loads or goes."""
-    ports = set(_router_files.children_ports(pid).values())
+    ports = {int(child.option("--port")) for child in _router_children.children(pid).values()}
     if any(c.established and c.port in ports for c in _port_hold.connections()):
         return True
     return not all(_ready(port) for port in ports)

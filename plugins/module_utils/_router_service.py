@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_files
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_children, _router_files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold, listening
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, PresetError, served_name
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
@@ -39,6 +39,7 @@ UNIT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "default": "llama-router.service"},
     "presets": {"type": "path"},
     "models_dir": {"type": "path"},
+    "placed_in": {"type": "path"},
     "watch": {"type": "list", "elements": "path", "default": []},
     "applied": {"type": "path", "default": "/run/llama-router/applied"},
     "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
@@ -68,6 +69,7 @@ class Wanted:
 
     presets: str | None
     models_dir: str | None
+    placed_in: str | None
     watch: Sequence[str]
     applied: str
     pending: str
@@ -103,6 +105,7 @@ class Convergence:
         self.hold = hold
         self.outcome = Outcome()
         self._pending: list[str] = []
+        self._outdated: list[str] = []
         self._now: _router_files.Digests = {}
 
     @classmethod
@@ -117,9 +120,10 @@ class Convergence:
         self._now = _router_files.digests([*wanted.watch, *filter(None, [wanted.presets])])
         self._pending = _router_files.read_pending(wanted.pending)
         state = self._unit_state(check_mode)
+        self._outdated = self._with_replaced_files(state)
         out.action, out.changed_files = self._decide(state, restart)
         if check_mode:
-            out.stopped = self._running_ids(state) if out.action == "restart" else []
+            out.stopped = self._running_ids(state) if out.action == "restart" else self._outdated
             out.loaded = _union(self._pending, out.stopped)
             out.changed = out.action != "none" or bool(out.loaded)
             return
@@ -160,6 +164,8 @@ class Convergence:
             return "reload", changed
         if wanted.models_dir and self._folder_differs(wanted.models_dir):
             return "reload", [wanted.models_dir]
+        if wanted.placed_in and self._outdated:
+            return "reload", [wanted.placed_in]
         return "none", []
 
     def _folder_differs(self, folder: str) -> bool:
@@ -174,6 +180,14 @@ class Convergence:
             return False  # waiting for it comes next
         served = {model.id for model in models}
         return bool(there - served or {model.id for model in models if model.source == "models_dir"} - there)
+
+    def _with_replaced_files(self, state: UnitState) -> list[str]:
+        """The running models whose files are others than those that they were loaded from."""
+        folder = self.wanted.placed_in
+        if not (folder and state.up and state.main_pid):
+            return []
+        children = _router_children.children(state.main_pid)
+        return sorted(name for name, child in children.items() if _router_children.outdated(child, folder))
 
     # --- doing it ----------------------------------------------------------------------------------------------
 
@@ -233,6 +247,8 @@ class Convergence:
         earlier = self._pending
         self._remember(_union(earlier, before))
         try:
+            # A running model keeps the file that it was loaded from, and the router the path that it has read.
+            router.unload([name for name in self._outdated if name in before], self.wanted.timeout)
             done = router.reload(self.wanted.timeout)
         except RouterError:
             with contextlib.suppress(RouterError):
@@ -243,11 +259,11 @@ class Convergence:
         if stale:  # a model takes a new alias only while it does not run
             router.unload(stale, self.wanted.timeout)
             router.reload(self.wanted.timeout)
-        self.outcome.stopped = _union(done.stopped, stale)
-        self.outcome.changed = done.changed
-        if self.outcome.changed_files != [self.wanted.models_dir]:
-            self.outcome.changed = True
-            _router_files.amend_applied(self.wanted.applied, {p: self._now[p] for p in self.outcome.changed_files})
+        self.outcome.stopped = _union(_union(done.stopped, stale), self._outdated)
+        applied = {path: self._now[path] for path in self.outcome.changed_files if path in self._now}
+        self.outcome.changed = done.changed or bool(applied or self._outdated)
+        if applied:
+            _router_files.amend_applied(self.wanted.applied, applied)
 
     def _load_again(self) -> None:
         if not self._pending:
@@ -310,7 +326,7 @@ class Convergence:
                 raise RouterError("who asks the held port waits")
             return running(sorted(self.client.models(), key=lambda model: model.status == "sleeping"))
         except RouterError:
-            return sorted(_router_files.children_ports(state.main_pid)) if state.main_pid else []
+            return sorted(_router_children.children(state.main_pid)) if state.main_pid else []
 
     # --- coming up ---------------------------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ options:
     type: list
     elements: path
     default: []
+  placed_in:
+    description:
+      - The folder into which M(homelab.llamacpp.model_file) places models. An instance whose model it has replaced
+        since is restarted.
+    type: path
   timeout:
     description: How long a model may take to load, in seconds.
     type: int
@@ -161,6 +166,7 @@ def main() -> None:
             "run_dir": {"type": "path", "default": "/run/llama-instance"},
             "binary": {"type": "path", "required": True},
             "watch": {"type": "list", "elements": "path", "default": []},
+            "placed_in": {"type": "path"},
             "timeout": {"type": "int", "default": 600},
         },
         supports_check_mode=True,

@@ -514,7 +514,7 @@ class ModelFile:
         resolved = self.resolver.resolve({**model, "source": source})
         steps = self.placer.steps(model["name"], resolved)
         self.look(steps)
-        if entry and same and all(step.how == "keep" for step in steps) and entry["commit"] == resolved.commit:
+        if entry and same and entry["commit"] == resolved.commit and self.store.in_place(entry):
             return None
         return Work(model, resolved, steps)
 

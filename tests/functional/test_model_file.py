@@ -273,6 +273,38 @@ def test_from_a_path(run: Run, models: Path, tmp_path: Path, method: str) -> Non
     assert (left(models), source.exists()) == ([], method != "move")
 
 
+def test_when_it_was_placed_is_recorded(run: Run, models: Path, tmp_path: Path) -> None:
+    """By which the services know that a process has other files, so also for what a run put that was cut off."""
+    record = models / ".model_file.json"
+
+    def placed() -> float:
+        return float(json.loads(record.read_text())["models"]["mine"]["placed"])
+
+    source = tmp_path / "source.gguf"
+    gguf_files.write(source, 1 << 16, seed=1)
+    wanted = model("mine", path=str(source), method="copy")
+    before = time.time()
+    run(wanted)
+    first = placed()
+    assert before <= first <= time.time()
+    run(wanted, refresh=True)
+    gguf_files.write(tmp_path / "same.gguf", 1 << 16, seed=1)
+    assert run({**wanted, "source": {"path": str(tmp_path / "same.gguf"), "method": "copy"}})["changed"]
+    assert placed() == first
+
+    old = record.read_text()
+    gguf_files.write(tmp_path / "other.gguf", 1 << 16, seed=2)
+    wanted = model("mine", path=str(tmp_path / "other.gguf"), method="copy")
+    done = run(wanted)
+    assert done["changed"], done
+    second = placed()
+    assert second > first
+    record.write_text(old)  # as if that one had been killed before it wrote this
+    assert run(wanted)["changed"]
+    assert placed() > second
+    assert not run(wanted)["changed"]
+
+
 @pytest.mark.parametrize("method", ["link", "hardlink", "copy", "move"])
 def test_a_folder_of_shards_with_a_projector(run: Run, models: Path, tmp_path: Path, method: str) -> None:
     folder = tmp_path / "elsewhere"

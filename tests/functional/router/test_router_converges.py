@@ -129,6 +129,42 @@ def test_another_file_in_the_models_folder(host: Host) -> None:
     assert not host.converge()["changed"]
 
 
+def test_a_model_that_was_replaced_while_it_runs(host: Host) -> None:
+    """Also when the run that placed it ended right after: nothing but the record and the process's age tells it."""
+    folder = str(host.folder_of_models)
+
+    def place(source: str) -> dict[str, Any]:
+        model = {"name": "theirs", "source": {"path": str(host.models / f"{source}.gguf"), "method": "copy"}}
+        return host.call("model_file", models_dir=folder, models=[model])
+
+    def process() -> tuple[int, dict[str, Any]]:
+        theirs = next(model for model in host.client.models() if model.id == "theirs")
+        return theirs.port, dict(theirs.meta)
+
+    assert place("beta")["changed"]
+    host.converge(placed_in=folder)
+    host.load("alpha", "theirs")
+    assert not place("beta")["changed"]
+    assert not host.converge(placed_in=folder)["changed"]
+    others = next(model.port for model in host.client.models() if model.id == "alpha")
+    before = process()
+
+    assert place("broken-not")["failed"]
+    assert not host.converge(placed_in=folder)["changed"]
+    assert place("slow")["changed"]
+    seen = host.converge(check=True, placed_in=folder)
+    assert (seen["action"], seen["changed_files"], seen["stopped"]) == ("reload", [folder], ["theirs"])
+    assert process() == before
+    done = host.converge(placed_in=folder)
+    assert (done["action"], done["stopped"]) == ("reload", ["theirs"])
+    assert set(done["loaded"]) == {"alpha", "theirs"}
+    assert process()[0] != before[0]
+    assert process()[1] != before[1]
+    assert next(model.port for model in host.client.models() if model.id == "alpha") == others
+    assert not host.converge(placed_in=folder)["changed"]
+    assert not host.pending.exists()
+
+
 def test_another_unit_is_a_restart(host: Host) -> None:
     host.converge()
     host.load("beta", "alpha")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _router_children
 from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import InstanceError, Instances, Places
 
 
@@ -118,7 +119,14 @@ def entry(machine: Machine, name: str, port: int, **more: Any) -> dict[str, Any]
 
 def converge(machine: Machine, *wanted: dict[str, Any], check: bool = False) -> dict[str, str]:
     places = Places(
-        str(machine.config), str(machine.run_dir), "llama-instance", getpass.getuser(), "/bin/llama-server", (), 5
+        str(machine.config),
+        str(machine.run_dir),
+        "llama-instance",
+        getpass.getuser(),
+        "/bin/llama-server",
+        (),
+        str(machine.config.parent),
+        5,
     )
     instances = Instances(wanted, places, machine)
     instances.look()
@@ -162,6 +170,20 @@ def test_a_run_cut_off_between_file_and_restart_is_made_good(machine: Machine) -
     assert "--threads 2" in (machine.config / "coder.env").read_text()
     assert converge(machine, coder) == {"coder": "restart"}
     assert converge(machine, coder) == {"coder": "none"}
+
+
+def test_a_model_that_was_replaced_while_it_runs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    words = ("llama-server", "--model", coder["environment"]["MODEL"])
+    monkeypatch.setattr(_router_children, "process", lambda pid: _router_children.Process(1, started, words))
+    store = _model_store.Store(str(machine.config.parent), None)
+    store.write("model", {"identity": "", "commit": None, "files": {}, "placed": 100.0})
+    started = 101.0
+    assert converge(machine, coder) == {"coder": "none"}
+    started = 99.0
+    assert converge(machine, coder, check=True) == {"coder": "restart"}
+    assert converge(machine, coder) == {"coder": "restart"}
 
 
 def test_a_file_that_somebody_touched_is_put_right_without_a_restart(machine: Machine) -> None:

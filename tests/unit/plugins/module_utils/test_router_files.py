@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -120,19 +119,3 @@ def test_the_ids_of_a_folder(tmp_path: Path) -> None:
     }
     with pytest.raises(FileNotFoundError):
         _router_files.folder_ids(str(tmp_path / "none"))
-
-
-def test_the_models_of_child_processes() -> None:
-    code = "import sys; print(flush=True); sys.stdin.read()"
-    children = [
-        subprocess.Popen([sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for args in (["--port", "1", "--alias", "b c"], ["--alias", "a", "--port", "2"], ["--alias", "--port"], ["no"])
-    ]
-    try:
-        for child in children:
-            assert child.stdout
-            child.stdout.readline()
-        assert _router_files.children_ports(os.getpid()) == {"a": 2, "b c": 1}
-    finally:
-        for child in children:
-            child.communicate()

@@ -52,7 +52,7 @@ def let_finish(
     monkeypatch: pytest.MonkeyPatch, hold: Hold, quiet: list[bool], quiet_timeout: float = 300
 ) -> Convergence:
     """Until the router may be stopped; `quiet` has what each look at it finds."""
-    wanted = Wanted(None, None, [], "", "", 60, 60, quiet_timeout, FINISH)
+    wanted = Wanted(None, None, None, [], "", "", 60, 60, quiet_timeout, FINISH)
     convergence = Convergence(Unit(lambda argv: (0, "", ""), "u"), Client("http://127.0.0.1:1"), wanted, hold)
 
     def look(pid: int, timeout: float, lasting: float = 0) -> bool:
@@ -112,7 +112,7 @@ def test_a_router_that_comes_up_on_another_port_is_not_waited_for_on_the_one_tha
         threading.Thread(target=new.serve_forever, args=(0.01,), daemon=True).start()
         up = f"LoadState=loaded\nActiveState=active\nSubState=running\nNeedDaemonReload=no\nMainPID={os.getpid()}\n"
         client = Client(f"http://127.0.0.1:{new.server_port}")
-        wanted = Wanted(None, None, [], "", "", 0.5, 60, 300, FINISH)
+        wanted = Wanted(None, None, None, [], "", "", 0.5, 60, 300, FINISH)
         convergence = Convergence(Unit(lambda argv: (0, up, ""), "u"), client, wanted, hold)
         convergence.outcome.action = "restart"
         try:
@@ -128,7 +128,7 @@ def test_a_service_that_does_not_listen_yet_is_not_asked() -> None:
     hold = PortHold()
     hold._socket = socket.socket()
     state = "LoadState=loaded\nActiveState=activating\nSubState=start-pre\nNeedDaemonReload=no\nMainPID=0\n"
-    wanted = Wanted(None, None, [], "", "", 60, 60, 300, FINISH)
+    wanted = Wanted(None, None, None, [], "", "", 60, 60, 300, FINISH)
     convergence = Convergence(Unit(lambda argv: (0, state, ""), "u"), Client("http://127.0.0.1:1"), wanted, hold)
     assert not convergence._listens()
     hold._socket.close()

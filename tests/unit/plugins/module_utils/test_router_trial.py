@@ -93,7 +93,8 @@ def test_an_answer_is_a_connection_to_a_models_process(
     monkeypatch: pytest.MonkeyPatch, state: int, ready: bool, busy: bool
 ) -> None:
     table = [Connection(2, "127.0.0.1", 50001, state, 0, 0), Connection(2, "127.0.0.1", 8012, 0x01, 0, 0)]
-    monkeypatch.setattr(_router_quiet._router_files, "children_ports", lambda pid: {"a": 50001})
+    child = _router_quiet._router_children.Process(1, 0.0, ("--alias", "a", "--port", "50001"))
+    monkeypatch.setattr(_router_quiet._router_children, "children", lambda pid: {"a": child})
     monkeypatch.setattr(_router_quiet._port_hold, "connections", lambda: iter(table))
     monkeypatch.setattr(_router_quiet, "_ready", lambda port: ready)
     assert _router_quiet.busy(1) is busy
