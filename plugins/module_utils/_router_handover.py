@@ -57,20 +57,21 @@ class Handover:
             there = ", ".join(release.name for release in self._releases.all()) or "none"
             wanted = name if new is None else "a current release"
             raise RouterError(f"{wanted} was wanted in {self._releases.folder}, there are: {there}; install it first")
-        if new.current:
-            with self._holding():
-                return self._serve()
-        prove(self._run, new.server)
-        self._releases.link(FALLBACK, old.name)
-        self._releases.link("current", name)
+        self._converge(self._hold)  # reads the key: what cannot be read is said before anything is changed
+        switched = not new.current
+        if switched:
+            prove(self._run, new.server)
+            self._releases.link(FALLBACK, old.name)
+            self._releases.link("current", name)
         with self._holding():
             try:
-                self._serve(restart=True)
+                return self._serve(restart=switched) or switched
             except (RouterError, UnitError) as error:
+                if old.name == name:
+                    raise
                 why = f"{name} was wanted to serve: {error}"
                 self._back(old, why)
                 raise RouterError(f"{why}. {old.name} serves again") from None
-        return True
 
     def confirm(self) -> bool:
         """Keep what is current: from now on it is the way back that is the previous one."""

@@ -168,7 +168,8 @@ class Trial:
                 words = ["--model", sized.path, "--ctx-size", "512", "--parallel", "1", "--device", "none"]
                 words += ["--n-gpu-layers", "0"]
                 environ = {**_llama_dry_run.environment(self.running.environ), **_NO_GPU, "LLAMA_CACHE": folder}
-            argv = [self.server, *words, "--host", address, "--offline"]
+            # It goes when this process is killed, too.
+            argv = ["setpriv", "--pdeathsig", "KILL", self.server, *words, "--host", address, "--offline"]
             # Without a name in the folder of the router's user, by which that one could lead root to another file.
             with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as output:
                 process = subprocess.Popen(  # pylint: disable=ansible-bad-function

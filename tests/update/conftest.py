@@ -63,6 +63,10 @@ class Guest:
         assert status == 200
         return sorted(model["id"] for model in json.loads(text)["data"] if model["status"]["value"] == "loaded")
 
+    def build(self) -> str:
+        """The build that the router says it is."""
+        return str(json.loads(Load(*ADDRESS, self.key, "").call("GET", "/props", None)[1])["build_info"])
+
     def dedicated(self) -> str:
         """The process id of the dedicated server, which is ready."""
         assert Load(*DEDICATED, "", "").call("GET", "/health", None)[0] == 200

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,27 @@ def test_a_run_that_ended_between_the_switch_and_the_restart_is_taken_back_witho
     assert (guest.link("current"), guest.host.pid()) == ("first", pid)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_switch_that_was_cut_off_is_made_again_and_taken_back(guest: Guest, restarted: bool) -> None:
+    """The release is current already, not confirmed, and does not serve; its process runs, or the former one's does."""
+    (guest.root / "fallback").symlink_to("releases/first")
+    (guest.root / "current").unlink()
+    (guest.root / "current").symlink_to("releases/exits")
+    if restarted:
+        assert guest.host.converge(watch=guest.watch, timeout=3)["failed"]
+    failed = guest.hand_over("exits", timeout=3)
+    assert "first serves again" in failed["msg"]
+    assert (guest.link("current"), guest.link("fallback")) == ("first", None)
+    assert guest.host.status()["alpha"] == "unloaded"
+
+
+def test_a_key_that_cannot_be_read_is_said_before_anything_is_changed(guest: Guest) -> None:
+    pid = guest.host.pid()
+    failed = guest.hand_over("second", api_key_file=str(guest.root / "none"))
+    assert "there is no such file" in failed["msg"]
+    assert (guest.link("current"), guest.link("fallback"), guest.host.pid()) == ("first", None, pid)
+
+
 def test_a_release_that_is_not_there(guest: Guest) -> None:
     failed = guest.hand_over("third")
     assert "third was wanted" in failed["msg"]
@@ -189,6 +211,20 @@ def test_a_bad_one_fails_its_trial_and_the_router_goes_on(guest: Guest, kind: st
     assert words in guest.try_out(kind, gate)["msg"]
     assert guest.host.pid() == pid
     assert set(guest.host.status().values()) == {"unloaded"}
+
+
+def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
+    def servers() -> list[str]:
+        children = Path(f"/proc/{trial.pid}/task/{trial.pid}/children").read_text().split()
+        return [pid for pid in children if "server.sock" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+    trial = multiprocessing.get_context("fork").Process(target=guest.try_out, args=("silent", "answer"))
+    trial.start()
+    wait_until(lambda: bool(servers()))
+    (server,) = servers()
+    trial.kill()
+    trial.join()
+    wait_until(lambda: not Path(f"/proc/{server}").exists())
 
 
 def test_options_that_are_gone_are_named_with_preset_and_line_all_at_once(guest: Guest) -> None:
