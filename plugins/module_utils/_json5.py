@@ -42,7 +42,7 @@ class Json5Error(ValueError):
 
 @dataclass
 class Entry:
-    """A member of an object or an item of a list, which begins at `start`; a `comma` stands before all but the first."""
+    """A member of an object or an item of a list. It begins at `start`; all but the first have a `comma` before them."""
 
     step: Step
     start: int
@@ -199,6 +199,12 @@ def parse(text: str) -> Node:
 def loads(text: str) -> Any:
     """The document as data; raises Json5Error."""
     return parse(text).value
+
+
+def get(text: str, path: Sequence[Step]) -> Any:
+    """What is at `path`, None where it leads nowhere. Raises Json5Error where something else is on the way."""
+    node, rest = _walk(text, path)
+    return None if rest else node.value
 
 
 def put(text: str, path: Sequence[Step], value: Any) -> str:

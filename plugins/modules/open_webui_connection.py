@@ -123,6 +123,7 @@ models:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -135,7 +136,6 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_conne
     Connection,
     Wanted,
     absent,
-    base_url,
     configured,
     connections,
     offered,
@@ -151,7 +151,7 @@ class OpenWebUIConnection:
         self.module = module
         self.present: bool = params["state"] == "present"
         self.wanted = Wanted(
-            base_url(params["url"]),
+            base_url(params["url"], "url"),
             self._key(),
             params["provider"],
             params["enabled"],

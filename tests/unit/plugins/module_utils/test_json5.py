@@ -204,7 +204,7 @@ def without_blanks(text: str) -> str:
 
 @given(documents(), NAMES, DATA)
 def test_every_other_character_stays(document: tuple[dict[str, Any], str], name: str, value: Any) -> None:
-    data, text = document
+    _data, text = document
     changed = put(text, [name], value)
     place = parse(text).entry(name)
     if place:
