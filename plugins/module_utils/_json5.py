@@ -42,7 +42,7 @@ class Json5Error(ValueError):
 
 @dataclass
 class Entry:
-    """A member of an object or an item of a list. It begins at `start`; all but the first have a `comma` before them."""
+    """A member of an object or an item of a list. It begins at `start`; all but the first have a `comma` before it."""
 
     step: Step
     start: int

@@ -155,6 +155,11 @@ def offered(webui: OpenWebUI, connection: Connection) -> list[str]:
             ) from None
         if own:
             raise
+        if refused.status in (502, 503, 504):
+            raise OpenWebUIError(
+                f"{start}what stands before it answers {refused.status}: the router itself does not run, or is still"
+                " starting; see journalctl -u llama-router on its host"
+            ) from None
         raise OpenWebUIError(
             f"{start}something else answers there ({refused.status}); correct url: it is the scheme, host and port"
             " that the router listens on"

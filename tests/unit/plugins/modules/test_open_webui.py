@@ -40,6 +40,7 @@ class WebUI(ThreadingHTTPServer):
         self.verified: Answer = (200, {"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
         self.missing: set[str] = set()
         self.deaf = False
+        self.meanwhile: Callable[[], None] = lambda: None  # what somebody else does while it looks for models
         self.state: dict[str, Any] = {
             "/openai/config": {
                 "ENABLE_OPENAI_API": True,
@@ -81,6 +82,7 @@ class WebUI(ThreadingHTTPServer):
 
     def _read(self, path: str) -> Answer:
         if path == "/api/models/base":
+            self.meanwhile()
             return 200, {"data": [{"id": one} for one in self.models]}
         if path == "/api/v1/models/all":
             return 200, list(self.entries.values())
@@ -89,6 +91,7 @@ class WebUI(ThreadingHTTPServer):
     def _write(self, path: str, body: Any) -> Answer:
         if path == "/openai/verify":
             assert body["url"] == URL
+            self.meanwhile()
             return self.verified
         self.written.append(path)
         if path == "/api/v1/models/import":
@@ -201,6 +204,25 @@ def test_the_key_from_its_file(webui: WebUI, call: Call, tmp_path: Path) -> None
     assert "there is no such file" in call("connection", url=URL, api_key_file=str(file))["msg"]
 
 
+def test_what_another_changes_meanwhile_stays(webui: WebUI, call: Call) -> None:
+    def another() -> None:
+        now = webui.state["/openai/config"]
+        urls, keys = now["OPENAI_API_BASE_URLS"], now["OPENAI_API_KEYS"]
+        webui.state["/openai/config"] = {
+            **now,
+            "OPENAI_API_BASE_URLS": ["http://new:1/v1", *urls],
+            "OPENAI_API_KEYS": ["key-of-another", *keys],
+            "OPENAI_API_CONFIGS": {"0": {"enable": False}, "1": {"enable": True, "later": 1}},
+        }
+
+    webui.meanwhile = another
+    assert call("connection", url=URL, api_key=KEY)["index"] == 2
+    now = webui.state["/openai/config"]
+    assert now["OPENAI_API_BASE_URLS"] == ["http://new:1/v1", "https://other/v1", URL]
+    assert now["OPENAI_API_CONFIGS"]["0"] == {"enable": False}
+    assert now["OPENAI_API_CONFIGS"]["1"] == {"enable": True, "later": 1}
+
+
 def test_a_second_connection_to_it_is_told_and_left(webui: WebUI, call: Call) -> None:
     webui.state["/openai/config"].update(OPENAI_API_BASE_URLS=[URL, URL + "/"], OPENAI_API_KEYS=["", ""])
     done = call("connection", url=URL, api_key=KEY)
@@ -214,6 +236,7 @@ def test_a_second_connection_to_it_is_told_and_left(webui: WebUI, call: Call) ->
         ((500, {"detail": "Server Connection Error"}), "Open WebUI gets no answer there; start the router"),
         ((401, {"error": {"message": "Invalid API Key"}}), "does not take the key that was sent"),
         ((404, {"error": "no"}), "something else answers there"),
+        ((502, "<html>"), "what stands before it answers 502: the router itself does not run"),
         ((200, {"hello": 1}), "has no list of models"),
     ],
 )
@@ -249,13 +272,14 @@ def test_what_is_not_kept_is_told(webui: WebUI, call: Call) -> None:
         (None, None, "sk-while-disabled", "takes no API keys"),
         (None, None, "token-of-nobody", "it refused this one"),
         (None, None, "two words", "a token of one word"),
+        (None, None, "", "a token of one word was wanted, it is empty"),
     ],
 )
 def test_every_way_not_to_be_let_in(
     webui: WebUI, call: Call, about: Answer | None, signin: Answer | None, token: str | None, told: str
 ) -> None:
     webui.about, webui.signin = about or webui.about, signin or webui.signin
-    failed = call("models", order=["a"], **({"webui_token": token} if token else {}))
+    failed = call("models", order=["a"], **({} if token is None else {"webui_token": token}))
     assert told in failed["msg"]
     assert webui.written == []
 
