@@ -71,26 +71,27 @@ def grants(entry: Mapping[str, Any] | None, visibility: str) -> list[dict[str, A
 
 def in_order(now: Iterable[str] | None, first: Iterable[str] | None, gone: Iterable[str]) -> list[str]:
     """`first`, then what there is otherwise as it was, without those that are gone."""
-    front, away = list(first or []), set(gone)
+    front, away = list(dict.fromkeys(first or [])), set(gone)
     return front + [one for one in now or [] if one not in front and one not in away]
 
 
 def joined(now: str | None, wanted: Iterable[str] | None, gone: Iterable[str]) -> str | None:
     """A list that Open WebUI keeps as one word with commas: the one that is wanted, or what there is without some."""
     have = [one for one in (now or "").split(",") if one]
-    left = [one for one in have if one not in set(gone)] if wanted is None else list(wanted)
+    left = [one for one in have if one not in set(gone)] if wanted is None else list(dict.fromkeys(wanted))
     return now if left == have else ",".join(left)
 
 
+def entries_of(webui: OpenWebUI) -> dict[str, dict[str, Any]]:
+    """Open WebUI's entries, by model id."""
+    return {entry["id"]: entry for entry in webui.get("/api/v1/models/all")}
+
+
 def wait_for(
-    webui: OpenWebUI,
-    ids: Iterable[str],
-    entries: Mapping[str, Any],
-    seconds: float,
-    sleep: Callable[[float], object] = time.sleep,
+    webui: OpenWebUI, ids: Iterable[str], seconds: float, sleep: Callable[[float], object] = time.sleep
 ) -> None:
     """Return when Open WebUI has models of all these ids; OpenWebUIError, with their names, after so many seconds."""
-    own = {one for one, entry in entries.items() if entry.get("base_model_id")}  # made in Open WebUI itself
+    own = {one for one, entry in entries_of(webui).items() if entry.get("base_model_id")}  # made in Open WebUI itself
     deadline = time.monotonic() + seconds
     while True:
         found = {str(model["id"]) for model in webui.get("/api/models/base")["data"]} | own

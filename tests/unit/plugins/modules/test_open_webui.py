@@ -40,7 +40,9 @@ class WebUI(ThreadingHTTPServer):
         self.verified: Answer = (200, {"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
         self.missing: set[str] = set()
         self.deaf = False
-        self.meanwhile: Callable[[], None] = lambda: None  # what somebody else does while it looks for models
+        # What somebody else does while it looks for models, and while it takes entries.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.importing: Callable[[], None] = lambda: None
         self.state: dict[str, Any] = {
             "/openai/config": {
                 "ENABLE_OPENAI_API": True,
@@ -95,6 +97,7 @@ class WebUI(ThreadingHTTPServer):
             return self.verified
         self.written.append(path)
         if path == "/api/v1/models/import":
+            self.importing()
             for model in body["models"]:
                 old = self.entries.get(model["id"], {"base_model_id": None, "access_grants": []})
                 assert "access_grants" not in model  # of an entry that is there it would take none
@@ -346,8 +349,28 @@ def test_models_come_change_and_go(webui: WebUI, call: Call) -> None:
     assert not call("models", absent=["a", "nobody"])["changed"]
 
 
+def test_what_another_changes_of_models_meanwhile_stays(webui: WebUI, call: Call) -> None:
+    """While models are waited for, and while entries are imported."""
+    call("models", models=[{"id": "a", "params": {"temperature": 0}}])
+
+    def another() -> None:
+        webui.entries["a"]["meta"] = {"description": "new"}
+        webui.entries["a"]["params"] = {"temperature": 0, "system": "new"}
+
+    def one_more() -> None:
+        webui.state["/api/v1/tasks/config"] = {**webui.state["/api/v1/tasks/config"], "TASK_MODEL": "new"}
+
+    webui.meanwhile, webui.importing = another, one_more
+    call("models", models=[{"id": "a", "hidden": True, "params": {"top_k": 1}}], task_model="b")
+    assert webui.entries["a"]["meta"] == {"description": "new", "hidden": True}
+    assert webui.entries["a"]["params"] == {"temperature": 0, "system": "new", "top_k": 1}
+    assert webui.state["/api/v1/tasks/config"]["TASK_MODEL"] == "new"
+    assert webui.state["/api/v1/tasks/config"]["TASK_MODEL_EXTERNAL"] == "b"
+
+
 def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
     assert "each id once" in call("models", models=[{"id": "a"}, {"id": "a"}])["msg"]
+    assert "ids of at most 256 characters without blanks" in call("models", models=[{"id": "a b"}])["msg"]
     assert "absent: ids that are named nowhere else" in call("models", order=["a"], absent=["a"])["msg"]
     unknown = {"models": [{"id": "a"}], "task_model": "z", "wait_models": 0}
     assert "were wanted in Open WebUI" in call("models", **unknown)["msg"]
