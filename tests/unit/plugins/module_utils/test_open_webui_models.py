@@ -133,5 +133,5 @@ def test_models_are_waited_for() -> None:
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
-    with pytest.raises(OpenWebUIError, match=r"were wanted in Open WebUI at http://here: x, y; it has a, b, mine; correct"):
+    with pytest.raises(OpenWebUIError, match=r"were wanted in Open WebUI at http://here: x, y; it has a, b, mine"):
         wait_for(Listing(["b", "a"]), ["y", "x", "a"], 0)  # type: ignore[arg-type]
