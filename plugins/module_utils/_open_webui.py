@@ -234,4 +234,4 @@ def _short(detail: object) -> str:
             for entry in detail
             if isinstance(entry, dict)
         )
-    return str(detail)[:300]
+    return re.sub(r"input_value=.*?, input_type", "input_type", str(detail), flags=re.DOTALL)[:300]

@@ -55,11 +55,14 @@ def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str,
     """
     old = entry or {}
     meta = {name: differing[name] for name in ("description", "hidden") if name in differing}
+    params = dict(differing.get("params", old.get("params") or {}))
+    if "model_controls" in (old.get("params") or {}):
+        params.setdefault("model_controls", {})  # it keeps those that an import does not name
     return {
         "id": model_id,
         "name": differing.get("name", old.get("name", model_id)),
         "meta": {**(old.get("meta") or {}), **meta},
-        "params": differing.get("params", old.get("params") or {}),
+        "params": params,
     }
 
 

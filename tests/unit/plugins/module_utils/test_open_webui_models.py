@@ -72,6 +72,14 @@ def test_other_fields_of_an_entry_stay() -> None:
     assert grants(ENTRY, "public") == [GROUP, MAY_READ]
 
 
+def test_controls_go_when_they_are_taken_away() -> None:
+    entry = {**ENTRY, "params": {"model_controls": {"x": 1}, "system": "s"}}
+    _before, after = changes(entry, {**NOTHING, "params": {"model_controls": None}})
+    assert after == {"params": {"system": "s"}}
+    assert form(entry, "a", after)["params"] == {"system": "s", "model_controls": {}}
+    assert form(entry, "a", {"name": "New"})["params"] == entry["params"]
+
+
 def test_private_again_is_private_for_everybody_but_those_to_whom_it_was_given() -> None:
     entry = {**ENTRY, "access_grants": [{**MAY_READ, "id": "2"}, GROUP, {**MAY_READ, "principal_type": "anyone"}]}
     assert view(entry)["visibility"] == "public"

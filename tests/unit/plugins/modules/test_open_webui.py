@@ -303,6 +303,12 @@ def test_an_older_one(webui: WebUI, call: Call, path: str) -> None:
 def test_a_validations_answer_is_not_repeated(webui: WebUI, call: Call) -> None:
     webui.verified = (422, {"detail": [{"loc": ["body", "key"], "msg": "bad", "input": KEY}]})
     assert "(422): body.key: bad" in call("connection", url=URL, api_key=KEY)["msg"]
+    webui.verified = (
+        400,
+        {"detail": f"params.x\n  bad [type=dict_type, input_value={{'a': '{KEY}', ...}}, input_type=str]"},
+    )
+    failed = call("connection", url=URL, api_key=KEY, webui_token="token-of-admin")
+    assert "params.x\n  bad [type=dict_type, input_type=str]" in failed["msg"]
 
 
 MODELS = {
