@@ -20,12 +20,14 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 UNIT = "llama-router.service"
 EXPORTER = "llama-router-exporter.service"  # it is told which servers show a certificate; the command says the same
 KEYS = "/etc/llama-router/api-keys"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
 class Places:
     """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not checked.
 
+    `local`: it listens on this host's loopback alone.
     `tls`: servers, HOST:PORT, whose certificates are watched beside the router's own.
     """
 
@@ -35,6 +37,7 @@ class Places:
     plan: str = "/etc/llama-router/plan.json"
     models: str = "/var/lib/llama-router/models"
     validate_certs: bool = True
+    local: bool = False
     tls: tuple[str, ...] = ()
 
     @property
@@ -64,6 +67,7 @@ def of_unit(run: Run, name: str = UNIT) -> Places:
         models=options.get("--models-dir", Places.models),
         # The certificate is made for the name that clients use, and here is the loopback.
         validate_certs=not tls,
+        local=bool(words) and options.get("--host", LOOPBACK[0]) in LOOPBACK,
         tls=tuple(value for option, value in zip(watched, watched[1:]) if option == "--tls"),
     )
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told, serving
 
 URL = "http://192.0.2.20:8012/v1"
 KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
@@ -28,12 +27,11 @@ Call = Callable[..., dict[str, Any]]
 Answer = tuple[int, Any]
 
 
-class WebUI(ThreadingHTTPServer):
+class WebUI(HttpDouble):
     """Open WebUI's API as far as the modules use it: what it holds, and the requests that change that."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__()
         self.written: list[str] = []
         self.about: Answer = (200, {"status": True, "name": "Open WebUI", "version": "0.12.4", "features": {}})
         self.signin: Answer = (200, {"token": "token-of-admin", "role": "admin"})
@@ -64,7 +62,13 @@ class WebUI(ThreadingHTTPServer):
         }
         self.models = ["a", "b"]
 
-    def answer(self, method: str, path: str, token: str, body: Any) -> Answer:
+    def answer(self, asked: Asked) -> Told:
+        token = asked.headers.get("Authorization", "").removeprefix("Bearer ")
+        status, answer = self._answer(asked.method, asked.path, token, json.loads(asked.body or b"null"))
+        page = isinstance(answer, str)
+        return Told(status, {"Content-Type": "text/html"} if page else JSON, answer if page else json.dumps(answer))
+
+    def _answer(self, method: str, path: str, token: str, body: Any) -> Answer:
         if path == "/api/config":
             return self.about
         if path == "/api/v1/auths/signin":
@@ -114,35 +118,10 @@ class WebUI(ThreadingHTTPServer):
         return 200, True
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: WebUI
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        status, answer = self.server.answer(self.command, self.path, token, json.loads(body or "null"))
-        page = isinstance(answer, str)
-        text = (answer if page else json.dumps(answer)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if page else "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_POST = do_GET
-
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def webui() -> Iterator[WebUI]:
-    with WebUI() as one:
-        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(WebUI()) as one:
         yield one
-        one.shutdown()
-        thread.join()
 
 
 @pytest.fixture
