@@ -54,7 +54,7 @@ options:
       context:
         description:
           - How many tokens a conversation can have. OpenClaw cuts at that, and its own prompts and tools want 40,000 or
-            more; a model with fewer is warned about.
+            more; a model with fewer is warned about, and so is one without, which OpenClaw takes for one of 128,000.
         type: int
       max_tokens:
         description: How long an answer may be in tokens, by default 8192 or a quarter of the context.
@@ -153,7 +153,10 @@ class OpenclawProvider:
         changed = after != before
         folder = os.path.dirname(self.path)
         if changed and not os.path.isdir(folder):
-            self.module.fail_json(msg=f"the folder {folder} was wanted, and is not there; has OpenClaw been set up?")
+            self.module.fail_json(
+                msg=f"path: OpenClaw's folder {folder} was wanted, it is not there; set OpenClaw up first (openclaw"
+                " onboard), connect as the user whose it is, or name its file"
+            )
         result: dict[str, Any] = {"diff": {**diff, "before_header": self.path, "after_header": self.path}}
         if changed and not self.module.check_mode:
             if there is not None and self.params["backup"]:
@@ -184,7 +187,12 @@ class OpenclawProvider:
                 f" {given['primary']!r} was found"
             )
         for model in given["models"]:
-            if model["context"] and model["context"] < CONTEXT_WANTED:
+            if not model["context"]:
+                self.module.warn(
+                    f"{model['id']} has a context of which the length is not known here; OpenClaw takes it for one of"
+                    " 128000 tokens: give the model a ctx-size"
+                )
+            elif model["context"] < CONTEXT_WANTED:
                 self.module.warn(
                     f"{model['id']} has {model['context']} tokens of context; OpenClaw wants {CONTEXT_WANTED} or more:"
                     " raise its ctx-size, or use another model for agents"

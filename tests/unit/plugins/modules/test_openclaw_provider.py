@@ -120,6 +120,8 @@ def test_small_contexts_are_warned_about(play: Play) -> None:
     warnings = json.dumps(play().get("warnings", []))
     assert "tiny has 2048 tokens of context; OpenClaw wants 40000 or more" in warnings
     assert "qwen3-8b" not in warnings
+    warnings = json.dumps(play(models=[{"id": "unknown"}]).get("warnings", []))
+    assert "unknown has a context of which the length is not known here" in warnings
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_an_empty_provider_goes_as_well(play: Play) -> None:
 def test_a_folder_that_is_not_there(play: Play, tmp_path: Path) -> None:
     play.path = tmp_path / "nobody" / "openclaw.json"
     for check in (True, False):
-        assert "has OpenClaw been set up?" in play(check=check)["msg"]
+        assert "it is not there; set OpenClaw up first" in play(check=check)["msg"]
         assert not play(check=check, state="absent")["changed"]
 
 
