@@ -131,7 +131,8 @@ class _Parser:
         return _ESCAPE.sub(_unescaped, found[0])
 
     def object(self, depth: int) -> Node:
-        start, entries, comma = self.opened(), [], None
+        start, comma = self.opened(), None
+        entries: list[Entry] = []
         while self.text[self.at : self.at + 1] != "}":
             place, name = self.at, self.name()
             self.blank()
@@ -145,7 +146,8 @@ class _Parser:
         return Node(start, self.at, {entry.step: entry.node.value for entry in entries}, entries)
 
     def array(self, depth: int) -> Node:
-        start, entries, comma = self.opened(), [], None
+        start, comma = self.opened(), None
+        entries: list[Entry] = []
         while self.text[self.at : self.at + 1] != "]":
             entries.append(Entry(len(entries), self.at, self.value(depth + 1), comma))
             comma = self.separator("]")

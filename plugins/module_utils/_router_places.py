@@ -27,8 +27,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Places:
     """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not checked.
 
-    `local`: it listens on this host's loopback alone.
     `tls`: servers, HOST:PORT, whose certificates are watched beside the router's own.
+    `local`: it listens on this host's loopback alone.
     """
 
     unit: str = UNIT
@@ -37,8 +37,8 @@ class Places:
     plan: str = "/etc/llama-router/plan.json"
     models: str = "/var/lib/llama-router/models"
     validate_certs: bool = True
-    local: bool = False
     tls: tuple[str, ...] = ()
+    local: bool = False
 
     @property
     def certificates(self) -> tuple[str, ...]:
@@ -67,8 +67,8 @@ def of_unit(run: Run, name: str = UNIT) -> Places:
         models=options.get("--models-dir", Places.models),
         # The certificate is made for the name that clients use, and here is the loopback.
         validate_certs=not tls,
-        local=bool(words) and options.get("--host", LOOPBACK[0]) in LOOPBACK,
         tls=tuple(value for option, value in zip(watched, watched[1:]) if option == "--tls"),
+        local=bool(words) and options.get("--host", LOOPBACK[0]) in LOOPBACK,
     )
 
 
