@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 JSON = {"Content-Type": "application/json"}
 
@@ -33,25 +32,24 @@ class Told(NamedTuple):
 
 
 class HttpDouble(ThreadingHTTPServer):
+    """It serves as long as its `with` lasts."""
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
     def answer(self, asked: Asked) -> Told:
         raise NotImplementedError
 
+    def __enter__(self) -> Any:
+        self._thread.start()
+        return self
 
-Double = TypeVar("Double", bound=HttpDouble)
-
-
-@contextlib.contextmanager
-def serving(double: Double) -> Iterator[Double]:
-    with double:
-        thread = threading.Thread(target=double.serve_forever, args=(0.01,))
-        thread.start()
-        yield double
-        double.shutdown()
-        thread.join()
+    def __exit__(self, *_error: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -19,7 +19,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     Unreachable,
     read_key,
 )
-from ansible_collections.homelab.llamacpp.tests.unit.http_double import Asked, HttpDouble, Told, serving
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import Asked, HttpDouble, Told
 
 KEY = "a-secret-key"
 
@@ -42,7 +42,7 @@ class Answering(HttpDouble):
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
-    with serving(Answering()) as answering:
+    with Answering() as answering:
         yield answering
 
 

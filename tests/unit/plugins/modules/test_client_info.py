@@ -16,7 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _client_facts
 from ansible_collections.homelab.llamacpp.plugins.modules import client_info
-from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told, serving
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 KEY = "the-routers-key"
 MODEL = {"id": "a", "aliases": ["b"], "status": {"value": "unloaded", "preset": "[a]\nctx-size = 4096\n"}}
@@ -31,7 +31,7 @@ class Router(HttpDouble):
 
 @pytest.fixture
 def router() -> Iterator[Router]:
-    with serving(Router()) as one:
+    with Router() as one:
         yield one
 
 

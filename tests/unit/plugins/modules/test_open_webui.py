@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told, serving
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 URL = "http://192.0.2.20:8012/v1"
 KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
@@ -120,7 +120,7 @@ class WebUI(HttpDouble):
 
 @pytest.fixture
 def webui() -> Iterator[WebUI]:
-    with serving(WebUI()) as one:
+    with WebUI() as one:
         yield one
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told, serving
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 KEY = "a-secret-key"
 Call = Callable[..., dict[str, Any]]
@@ -46,7 +46,7 @@ class Recorder(HttpDouble):
 
 @pytest.fixture
 def router() -> Iterator[Recorder]:
-    with serving(Recorder()) as recorder:
+    with Recorder() as recorder:
         yield recorder
 
 
