@@ -48,6 +48,16 @@ def changes(entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple
     return {name: now[name] for name in differing}, differing
 
 
+def shown(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as a diff tells them: of the parameters those that differ, for the others are their owner's affair."""
+    if "params" not in after:
+        return dict(before), dict(after)
+    old, new = before["params"], after["params"]
+    changed = [name for name in {**old, **new} if (name in old, old.get(name)) != (name in new, new.get(name))]
+    then, now = ({name: params[name] for name in changed if name in params} for params in (old, new))
+    return {**before, "params": then}, {**after, "params": now}
+
+
 def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
     """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest.
 

@@ -22,7 +22,7 @@ attributes:
     description: Says what would be changed. A model that Open WebUI does not have yet is a warning.
   diff_mode:
     support: full
-    description: What changes, before and after.
+    description: What changes, before and after; of a model's parameters only those that do.
 options:
   models:
     description: The models that are to be shown in a certain way.
@@ -144,6 +144,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_model
     grants,
     in_order,
     joined,
+    shown,
     wait_for,
 )
 
@@ -243,7 +244,7 @@ class OpenWebUIModels:
             entry = entries.get(model["id"])
             before, after = changes(entry, model)
             if after:
-                self.before[model["id"]], self.after[model["id"]] = before, after
+                self.before[model["id"]], self.after[model["id"]] = shown(before, after)
                 forms.append(form(entry, model["id"], after))
         return forms
 

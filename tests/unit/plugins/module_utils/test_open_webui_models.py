@@ -15,6 +15,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_model
     grants,
     in_order,
     joined,
+    shown,
     view,
     wait_for,
 )
@@ -70,6 +71,15 @@ def test_other_fields_of_an_entry_stay() -> None:
         "params": {"temperature": 0.5, "top_p": 1},
     }
     assert grants(ENTRY, "public") == [GROUP, MAY_READ]
+
+
+def test_a_diff_has_the_parameters_that_change() -> None:
+    _now, wanted = changes(ENTRY, {**NOTHING, "name": "New", "params": {"temperature": 1, "top_p": None}})
+    before, after = shown({"name": "By hand", "params": ENTRY["params"]}, wanted)
+    assert before == {"name": "By hand", "params": {"temperature": 0.5}}
+    assert after == {"name": "New", "params": {"temperature": 1}}
+    assert shown({"params": {"a": None}}, {"params": {}}) == ({"params": {"a": None}}, {"params": {}})
+    assert shown({"name": "a"}, {"name": "b"}) == ({"name": "a"}, {"name": "b"})
 
 
 def test_controls_go_when_they_are_taken_away() -> None:
