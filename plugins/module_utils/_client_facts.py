@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import GGUFError, read_header
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_files import by_size, writes
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import LOOPBACK
 
 READ_MIB_S = 100  # a hard disk, or a network's 1 Gbit/s
 STARTS = 30  # seconds for the process, the device's context and the first graph
@@ -51,13 +53,31 @@ def _told(model: Model, read_mib_s: int) -> dict[str, Any]:
 
 
 def context(model: Model) -> int | None:
-    """The tokens that one conversation can have: slots share the context, unless each may use all of it."""
+    """The tokens that one conversation can have: slots share the context, unless each may use all of it.
+
+    llama-server gives no slot more than the model was trained for.
+    """
     asked, slots = model.options.get("ctx-size", ""), model.options.get("parallel", "")
+    running: int | None = model.meta.get("n_ctx")  # of one slot
     if not asked.isdigit() or not int(asked):
-        return model.ctx_size
+        return running
     # Without a number of slots llama-server makes some that each may use all.
     shared = slots.isdigit() and int(slots) > 1 and model.options.get("kv-unified") not in _ON
-    return int(asked) // (int(slots) if shared else 1)
+    limits = (int(asked) // (int(slots) if shared else 1), running, trained(model))
+    return min(limit for limit in limits if limit)
+
+
+def trained(model: Model) -> int | None:
+    """The context in tokens that its file says it was trained for; None where that is not known, or overridden."""
+    paths = _after("--model", model.args)
+    if not paths or "override-kv" in model.options:
+        return None
+    try:
+        metadata = read_header(paths[0]).metadata
+    except GGUFError:
+        return None
+    tokens = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
 
 
 def size_mib(model: Model) -> int | None:
@@ -79,7 +99,7 @@ def _after(option: str, args: tuple[str, ...]) -> list[str]:
 def from_outside(url: str) -> str:
     """A URL of this host's loopback by the address that the host has towards others; another one as it is."""
     parts = urlsplit(url)
-    if parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if parts.hostname not in LOOPBACK:
         return url
     return f"{parts.scheme}://{own_address()}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 import urllib.parse
@@ -41,22 +42,19 @@ class Service:
 
     def checked(self) -> str:
         """The address without a slash at its end; ValueError unless it is scheme, host and port, and perhaps a path."""
-        parts = urllib.parse.urlsplit(self.url)
-        try:
-            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment or "@" in parts.netloc:
-            shown = self.url.rpartition("@")[2]  # what stands before it may be a password
-            raise ValueError(f"{self.option}: http://HOST:PORT or https://HOST:PORT was wanted, {shown!r} was found")
+        address(self.url, self.option)
         return self.url.rstrip("/")
 
     def opener(self, validate_certs: bool, ca_path: str | None) -> urllib.request.OpenerDirector:
         """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`."""
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
-        if self.url.startswith("https:"):
+        if self._tls:
             handlers.append(urllib.request.HTTPSHandler(context=_tls_context(validate_certs, ca_path)))
         return urllib.request.build_opener(*handlers)
+
+    @property
+    def _tls(self) -> bool:
+        return self.url.lower().startswith("https:")
 
     def silence(self, error: object, timeout: float) -> Silence:
         """What an error in connecting, sending or reading means; `timeout` is what it was given, in seconds."""
@@ -85,7 +83,7 @@ class Service:
             tls = f", whether it speaks TLS there at all (else use http:// in {self.option})"
             return Silence(
                 f"{start}it did not answer within {timeout:g} s; see whether it hangs ({self.journal})"
-                f"{tls if self.url.startswith('https:') else ''}, or raise request_timeout",
+                f"{tls if self._tls else ''}, or raise request_timeout",
                 transient=True,
             )
         if isinstance(error, (http.client.HTTPException, ConnectionError)):
@@ -96,6 +94,30 @@ class Service:
                 transient=True,
             )
         return Silence(f"{start}it cannot be reached: {error}; correct {self.option} or the network", transient=True)
+
+
+def address(url: str, option: str) -> urllib.parse.SplitResult:
+    """The parts of an option's address: scheme, host, perhaps a port and a path. ValueError when it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that does not end
+        good = False
+    if not good or not re.fullmatch("[!-~]+", url) or parts.query or parts.fragment or "@" in parts.netloc:
+        shown = url.rpartition("@")[2]  # what stands before it may be a password
+        named = "" if shown == url else ", without a name and a password"
+        raise ValueError(f"{option}: http://HOST:PORT or https://HOST:PORT was wanted{named}, {shown!r} was found")
+    return parts
+
+
+def base_url(url: str, option: str) -> str:
+    """An address as clients of OpenAI's API want it, with `/v1`, one for all its spellings. ValueError as above."""
+    parts = address(url.strip(), option)
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
+    if parts.port not in (None, {"http": 80, "https": 443}[parts.scheme]):
+        host += f":{parts.port}"
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{host}{path if path.endswith('/v1') else path + '/v1'}"
 
 
 def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
@@ -117,5 +139,10 @@ def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
 
 def kind(headers: Any) -> str:
     """What an answer is that is not the JSON that was wanted."""
+    if headers.get("Location"):
+        # Its query may be a ticket of whoever is to sign in there.
+        return f"a redirect to {str(headers['Location']).partition('?')[0].rpartition('@')[2]}"
+    if headers.get("WWW-Authenticate"):
+        return "a login of its own; name the address behind it"
     named = str(headers.get("Content-Type") or "nothing").partition(";")[0]
     return "a web page" if named == "text/html" else f"{named}, no JSON"

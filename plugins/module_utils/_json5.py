@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 _BLANK = re.compile(r"(?:[\s\ufeff]|//[^\n\r\u2028\u2029]*|/\*.*?\*/)*", re.DOTALL)
 _NAME = re.compile(r"(?:[\w$]|\\u[0-9a-fA-F]{4})(?:[\w$\u200c\u200d]|\\u[0-9a-fA-F]{4})*")
@@ -31,6 +31,9 @@ _LINE_END = re.compile(r"[ \t]*(?:\r?\n|\Z)")
 _WORDS = {"true": True, "false": False, "null": None}
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 DEPTH = 200  # of nesting; deeper is no configuration
+_DIGITS = 4000  # of an integer; Python takes few more
+
+Step = Union[str, int]  # a member of an object by its name, an item of a list by its place
 
 
 class Json5Error(ValueError):
@@ -38,21 +41,27 @@ class Json5Error(ValueError):
 
 
 @dataclass
-class Member:
-    """A value by its name, which begins at `start`."""
+class Entry:
+    """A member of an object or an item of a list. It begins at `start`; all but the first have a `comma` before it."""
 
+    step: Step
     start: int
     node: Node
+    comma: int | None
 
 
 @dataclass
 class Node:
-    """A value with its place in the text, from `start` to before `end`; an object has `members`."""
+    """A value with its place in the text, from `start` to before `end`; objects and lists have `entries`."""
 
     start: int
     end: int
     value: Any
-    members: dict[str, Member] | None = None
+    entries: Sequence[Entry] = ()
+
+    def entry(self, step: Step) -> Entry | None:
+        """Of a name that is there twice the last one counts, as in JavaScript."""
+        return next((entry for entry in reversed(self.entries) if entry.step == step), None)
 
 
 class _Parser:
@@ -122,9 +131,8 @@ class _Parser:
         return _ESCAPE.sub(_unescaped, found[0])
 
     def object(self, depth: int) -> Node:
-        start, members = self.at, {}
-        self.at += 1
-        self.blank()
+        start, comma = self.opened(), None
+        entries: list[Entry] = []
         while self.text[self.at : self.at + 1] != "}":
             place, name = self.at, self.name()
             self.blank()
@@ -132,29 +140,37 @@ class _Parser:
                 raise self.error("a colon")
             self.at += 1
             self.blank()
-            # Of a name that is there twice the last one counts, as in JavaScript.
-            members[name] = Member(place, self.value(depth + 1))
-            self.separator("}")
+            entries.append(Entry(name, place, self.value(depth + 1), comma))
+            comma = self.separator("}")
         self.at += 1
-        return Node(start, self.at, {name: member.node.value for name, member in members.items()}, members)
+        return Node(start, self.at, {entry.step: entry.node.value for entry in entries}, entries)
 
     def array(self, depth: int) -> Node:
-        start, items = self.at, []
-        self.at += 1
-        self.blank()
+        start, comma = self.opened(), None
+        entries: list[Entry] = []
         while self.text[self.at : self.at + 1] != "]":
-            items.append(self.value(depth + 1).value)
-            self.separator("]")
+            entries.append(Entry(len(entries), self.at, self.value(depth + 1), comma))
+            comma = self.separator("]")
         self.at += 1
-        return self.leaf(start, items)
+        return Node(start, self.at, [entry.node.value for entry in entries], entries)
 
-    def separator(self, closing: str) -> None:
+    def opened(self) -> int:
+        start = self.at
+        self.at += 1
         self.blank()
-        if self.text[self.at : self.at + 1] == ",":
+        return start
+
+    def separator(self, closing: str) -> int | None:
+        """Where the comma is, if there is one."""
+        self.blank()
+        comma = self.at
+        if self.text[comma : comma + 1] == ",":
             self.at += 1
             self.blank()
-        elif self.text[self.at : self.at + 1] != closing:
+            return comma
+        if self.text[comma : comma + 1] != closing:
             raise self.error(f"a comma or {closing}")
+        return None
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -172,7 +188,7 @@ def _number(text: str) -> int | float:
     sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-")
     if digits[:2] in ("0x", "0X"):
         return sign * int(digits, 16)
-    if digits.isdigit():
+    if digits.isdigit() and len(digits) <= _DIGITS:
         return sign * int(digits)
     return sign * float(digits.replace("Infinity", "inf").replace("NaN", "nan"))
 
@@ -187,70 +203,77 @@ def loads(text: str) -> Any:
     return parse(text).value
 
 
-def put(text: str, path: Sequence[str], value: Any) -> str:
+def get(text: str, path: Sequence[Step]) -> Any:
+    """What is at `path`, None where it leads nowhere. Raises Json5Error where something else is on the way."""
+    node, rest = _walk(text, path)
+    return None if rest else node.value
+
+
+def put(text: str, path: Sequence[Step], value: Any) -> str:
     """The text with `value` at `path`, whose objects are made as far as they are not there.
 
-    A value that is there already leaves the text as it is. Raises Json5Error where something else than an object is on
-    the way.
+    A value that is there already leaves the text as it is; the place after a list's last item adds one. Raises
+    Json5Error where something else is on the way.
     """
     node, rest = _walk(text, path)
     if rest:
         for name in reversed(rest[1:]):
             value = {name: value}
-        return _with_member(text, node, rest[0], value)
+        return _with_entry(text, node, rest[0], value)
     if json.dumps(node.value) == json.dumps(value):
         return text
-    return text[: node.start] + _written(value, _indent(text, node.start)) + text[node.end :]
+    return text[: node.start] + _written(value, _indent(text, node.start), _newline(text)) + text[node.end :]
 
 
-def drop(text: str, path: Sequence[str]) -> str:
+def drop(text: str, path: Sequence[Step]) -> str:
     """The text without what is at `path`, without its comma, and without its lines where nothing else is on them."""
     node, rest = _walk(text, path[:-1])
-    member = (node.members or {}).get(path[-1])
-    if rest or member is None:
+    entry = node.entry(path[-1])
+    if rest or entry is None:
         return text
-    start, end = member.start, member.node.end
+    start, end = entry.start, entry.node.end
     comma = _comma_after(text, end)
     if comma is not None:
         end = comma + 1
-    else:
+    elif entry.comma is not None:
         # The last one takes the comma before it along.
-        ends = [other.node.end for other in (node.members or {}).values() if other.node.end <= start]
-        comma = _comma_after(text, max(ends)) if ends else None
-        if comma is not None:
-            text, start, end = text[:comma] + text[comma + 1 :], start - 1, end - 1
+        text, start, end = text[: entry.comma] + text[entry.comma + 1 :], start - 1, end - 1
     line = text.rfind("\n", 0, start) + 1
     tail = _LINE_END.match(text, end)
     if not text[line:start].strip() and tail:
         start, end = line, tail.end()
+    text = text[:start] + text[end:]
     # A name may be there twice.
-    return drop(text[:start] + text[end:], path)
+    return drop(text, path) if isinstance(path[-1], str) else text
 
 
-def _walk(text: str, path: Sequence[str]) -> tuple[Node, list[str]]:
-    """The innermost node on the path that is there, and the names that are not."""
+def _walk(text: str, path: Sequence[Step]) -> tuple[Node, list[Step]]:
+    """The innermost node on the path that is there, and the steps that are not."""
     node = parse(text)
-    for depth, name in enumerate(path):
-        if node.members is None:
-            where = ".".join(path[:depth]) or "the document"
-            raise Json5Error(f"{where}: an object was wanted, {_kind(node.value)} was found")
-        if name not in node.members:
+    for depth, step in enumerate(path):
+        wanted = dict if isinstance(step, str) else list
+        if not isinstance(node.value, wanted):
+            where = ".".join(map(str, path[:depth])) or "the document"
+            raise Json5Error(f"{where}: {_kind(wanted())} was wanted, {_kind(node.value)} was found")
+        entry = node.entry(step)
+        if entry is None:
             return node, list(path[depth:])
-        node = node.members[name].node
+        node = entry.node
     return node, []
 
 
 def _kind(value: Any) -> str:
     """What a value is, and not what it says: it may be a secret."""
-    return {str: "a text", list: "a list", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
-def _with_member(text: str, node: Node, name: str, value: Any) -> str:
-    """The text with a member more in an object, after its last one and a comment on the same line."""
-    outer = _indent(text, node.start)
+def _with_entry(text: str, node: Node, step: Step, value: Any) -> str:
+    """The text with an entry more in an object or a list, after its last one and a comment on the same line."""
+    outer, newline = _indent(text, node.start), _newline(text)
     inner, at, comma = outer + "  ", node.start + 1, None
-    if node.members:
-        last = max(node.members.values(), key=lambda member: member.start)
+    if node.entries:
+        last = node.entries[-1]
         if _begins_line(text, last.start):
             inner = _indent(text, last.start)
         comma = _comma_after(text, last.node.end)
@@ -259,10 +282,11 @@ def _with_member(text: str, node: Node, name: str, value: Any) -> str:
         at = (last.node.end if comma is None else comma) + 1
     comment = _LINE_COMMENTS.match(text, at)
     at = comment.end() if comment else at
-    line = f"\n{inner}{json.dumps(name, ensure_ascii=False)}: {_written(value, inner)}{'' if comma is None else ','}"
+    name = f"{json.dumps(step, ensure_ascii=False)}: " if isinstance(step, str) else ""
+    line = f"{newline}{inner}{name}{_written(value, inner, newline)}{'' if comma is None else ','}"
     rest = text[at:]
-    if rest.lstrip(" \t").startswith("}"):
-        rest = f"\n{outer}{rest.lstrip()}"
+    if rest.lstrip(" \t").startswith(("}", "]")):
+        rest = f"{newline}{outer}{rest.lstrip()}"
     return text[:at] + line + rest
 
 
@@ -283,6 +307,11 @@ def _indent(text: str, at: int) -> str:
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
-def _written(value: Any, indent: str) -> str:
+def _newline(text: str) -> str:
+    """How its lines end."""
+    return "\r\n" if "\r\n" in text else "\n"
+
+
+def _written(value: Any, indent: str, newline: str) -> str:
     """A value as plain JSON, which is JSON5 too; its first line without the indent."""
-    return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", f"\n{indent}")
+    return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", newline + indent)

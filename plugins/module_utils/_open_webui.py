@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -39,12 +40,13 @@ class OpenWebUIError(Exception):
 
 
 class Refused(OpenWebUIError):
-    """An answer that is no success: its `status`, and its JSON as `answer` (None for another kind)."""
+    """An answer that is no success: its `status`, its JSON as `answer` (None for another kind), and what kind it is."""
 
-    def __init__(self, message: str, status: int, answer: Any) -> None:
+    def __init__(self, message: str, status: int, answer: Any, found: str = "other JSON") -> None:
         super().__init__(message)
         self.status = status
         self.answer = answer
+        self.found = found
 
 
 class OpenWebUI:
@@ -77,7 +79,7 @@ class OpenWebUI:
     def from_params(cls, params: Mapping[str, Any]) -> OpenWebUI:
         """The administrator's Open WebUI that a module's ARGUMENTS name."""
         one = cls(params["webui_url"], params["validate_certs"], params["ca_path"], params["request_timeout"])
-        if params["webui_token"]:
+        if params["webui_token"] is not None:
             one.use_token(params["webui_token"])
         else:
             one.sign_in(params["webui_email"] or "", params["webui_password"] or "")
@@ -93,8 +95,8 @@ class OpenWebUI:
                     f"Open WebUI was wanted at {self.url}, what stands before it answers {refused.status}: Open WebUI"
                     " itself does not run, or is still starting; see journalctl -u open-webui"
                 ) from None
-            manner = "" if refused.answer is not None else " without JSON"
-            raise OpenWebUIError(self._another(f"GET /api/config answered {refused.status}{manner}")) from None
+            found = f"GET /api/config answered {refused.status} with {refused.found}"
+            raise OpenWebUIError(self._another(found)) from None
         if not isinstance(about, dict) or not {"version", "features"} <= about.keys():
             raise OpenWebUIError(self._another("GET /api/config answered something else"))
         return str(about["version"])
@@ -114,8 +116,10 @@ class OpenWebUI:
         self._token = str(session["token"])
 
     def use_token(self, token: str) -> None:
-        if not token.isprintable() or " " in token or not token.isascii():
-            raise OpenWebUIError("webui_token: a token of one word was wanted, it holds blanks or other characters")
+        if not re.fullmatch("[!-~]+", token):
+            raise OpenWebUIError(
+                "webui_token: a token of one word was wanted, it is empty, or holds blanks or other characters"
+            )
         self._token = token
         try:
             self._call("GET", "/openai/config")
@@ -182,8 +186,9 @@ class OpenWebUI:
         try:
             answer = json.loads(text)
         except ValueError:
-            told = f"Open WebUI at {self.url} answered {method} {path} with {status}, {kind(headers)}"
-            raise Refused(told, status, None) from None
+            found = kind(headers)
+            told = f"Open WebUI at {self.url} answered {method} {path} with {status}, {found}"
+            raise Refused(told, status, None, found) from None
         if not 200 <= status < 300:
             detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
             told = f"Open WebUI at {self.url} refused {method} {path} ({status}): {_short(detail)}"
@@ -229,4 +234,4 @@ def _short(detail: object) -> str:
             for entry in detail
             if isinstance(entry, dict)
         )
-    return str(detail)[:300]
+    return re.sub(r"input_value=.*?, input_type", "input_type", str(detail), flags=re.DOTALL)[:300]

@@ -9,11 +9,11 @@ What is not ours in it stays as it is: other connections, in their order, and fi
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUI, OpenWebUIError, Refused
 
 # What Open WebUI's own page writes for a connection that is new.
@@ -62,31 +62,10 @@ class Wanted:
         return wanted
 
 
-def base_url(url: str) -> str:
-    """The address as Open WebUI wants it, with `/v1`. ValueError unless it is http or https with a host."""
-    parts = urllib.parse.urlsplit(url.strip())
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port in (-1, 0) or parts.query or parts.fragment:
-        shown = url.rpartition("@")[2]  # what stands before it may be a password
-        raise ValueError(
-            f"url: http://HOST:PORT or https://HOST:PORT was wanted, with or without /v1, {shown!r} was found"
-        )
-    if "@" in parts.netloc:
-        raise ValueError("url: an address without a name and a password was wanted; a key goes into api_key")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if port is not None and port != {"http": 80, "https": 443}[parts.scheme]:
-        host += f":{port}"
-    path = parts.path.rstrip("/")
-    return f"{parts.scheme}://{host}{path if path.endswith('/v1') else path + '/v1'}"
-
-
 def same(one: str, other: str) -> bool:
     """Whether two addresses are those of one server."""
     try:
-        return base_url(one) == base_url(other)
+        return base_url(one, "") == base_url(other, "")
     except ValueError:
         return one == other
 
@@ -176,6 +155,11 @@ def offered(webui: OpenWebUI, connection: Connection) -> list[str]:
             ) from None
         if own:
             raise
+        if refused.status in (502, 503, 504):
+            raise OpenWebUIError(
+                f"{start}what stands before it answers {refused.status}: the router itself does not run, or is still"
+                " starting; see journalctl -u llama-router on its host"
+            ) from None
         raise OpenWebUIError(
             f"{start}something else answers there ({refused.status}); correct url: it is the scheme, host and port"
             " that the router listens on"

@@ -48,6 +48,16 @@ def changes(entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple
     return {name: now[name] for name in differing}, differing
 
 
+def shown(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as a diff tells them: of the parameters those that differ, for the others are their owner's affair."""
+    if "params" not in after:
+        return dict(before), dict(after)
+    old, new = before["params"], after["params"]
+    changed = [name for name in {**old, **new} if (name in old, old.get(name)) != (name in new, new.get(name))]
+    then, now = ({name: params[name] for name in changed if name in params} for params in (old, new))
+    return {**before, "params": then}, {**after, "params": now}
+
+
 def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
     """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest.
 
@@ -55,11 +65,14 @@ def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str,
     """
     old = entry or {}
     meta = {name: differing[name] for name in ("description", "hidden") if name in differing}
+    params = dict(differing.get("params", old.get("params") or {}))
+    if "model_controls" in (old.get("params") or {}):
+        params.setdefault("model_controls", {})  # it keeps those that an import does not name
     return {
         "id": model_id,
         "name": differing.get("name", old.get("name", model_id)),
         "meta": {**(old.get("meta") or {}), **meta},
-        "params": differing.get("params", old.get("params") or {}),
+        "params": params,
     }
 
 
@@ -71,26 +84,27 @@ def grants(entry: Mapping[str, Any] | None, visibility: str) -> list[dict[str, A
 
 def in_order(now: Iterable[str] | None, first: Iterable[str] | None, gone: Iterable[str]) -> list[str]:
     """`first`, then what there is otherwise as it was, without those that are gone."""
-    front, away = list(first or []), set(gone)
+    front, away = list(dict.fromkeys(first or [])), set(gone)
     return front + [one for one in now or [] if one not in front and one not in away]
 
 
 def joined(now: str | None, wanted: Iterable[str] | None, gone: Iterable[str]) -> str | None:
     """A list that Open WebUI keeps as one word with commas: the one that is wanted, or what there is without some."""
     have = [one for one in (now or "").split(",") if one]
-    left = [one for one in have if one not in set(gone)] if wanted is None else list(wanted)
+    left = [one for one in have if one not in set(gone)] if wanted is None else list(dict.fromkeys(wanted))
     return now if left == have else ",".join(left)
 
 
+def entries_of(webui: OpenWebUI) -> dict[str, dict[str, Any]]:
+    """Open WebUI's entries, by model id."""
+    return {entry["id"]: entry for entry in webui.get("/api/v1/models/all")}
+
+
 def wait_for(
-    webui: OpenWebUI,
-    ids: Iterable[str],
-    entries: Mapping[str, Any],
-    seconds: float,
-    sleep: Callable[[float], object] = time.sleep,
+    webui: OpenWebUI, ids: Iterable[str], seconds: float, sleep: Callable[[float], object] = time.sleep
 ) -> None:
     """Return when Open WebUI has models of all these ids; OpenWebUIError, with their names, after so many seconds."""
-    own = {one for one, entry in entries.items() if entry.get("base_model_id")}  # made in Open WebUI itself
+    own = {one for one, entry in entries_of(webui).items() if entry.get("base_model_id")}  # made in Open WebUI itself
     deadline = time.monotonic() + seconds
     while True:
         found = {str(model["id"]) for model in webui.get("/api/models/base")["data"]} | own

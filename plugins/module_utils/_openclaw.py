@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import Json5Error, drop, loads, put
+from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import Json5Error, Step, drop, get, put
 
 # What its own prompts and tools take before a word is said.
 CONTEXT_WANTED = 40_000
 MAX_ANSWER = 8192
+PRIMARY = ["agents", "defaults", "model"]
 # llama-server compiles the tools' schemas into a grammar; some of OpenClaw's are too large for that.
 _COMPAT = {"supportsTools": True, "toolSchemaProfile": "llamacpp"}
 
@@ -34,57 +35,73 @@ def model_entry(model: Mapping[str, Any]) -> dict[str, Any]:
 def with_provider(
     text: str, name: str, base_url: str, key: str, models: Sequence[Mapping[str, Any]], primary: str | None = None
 ) -> str:
-    """The configuration with the provider: these models in this order, each with what its owner added to it.
+    """The configuration with the provider and these models, each with what its owner added to it.
 
-    `key` stands there as it is given, so it names a variable (`${NAME}`). Raises Json5Error.
+    Models that are there keep their places, new ones come after them. `key` stands there as it is given, so it names a
+    variable (`${NAME}`). Raises Json5Error.
     """
-    text = text if text.strip() else "{}\n"
     path = ["models", "providers", name]
-    before = found(text, name)
-    fields = {
-        "baseUrl": base_url,
-        "apiKey": key,
-        "api": "openai-completions",
-        "models": [_merged(model_entry(model), before.get("models")) for model in models],
-    }
-    if not before:
-        text = put(text, path, fields)
+    fields = {"baseUrl": base_url, "apiKey": key, "api": "openai-completions"}
+    entries = [model_entry(model) for model in models]
+    before = found(text, name).get("models")
     for field, value in fields.items():
         text = put(text, [*path, field], value)
+    text = _with_models(text, [*path, "models"], before, entries)
     if primary:
-        text = put(text, ["agents", "defaults", "model", "primary"], f"{name}/{primary}")
+        text = _with_primary(text, f"{name}/{primary}")
     return text
 
 
 def without_provider(text: str, name: str) -> str:
     """The configuration without the provider. Raises Json5Error."""
-    return drop(text, ["models", "providers", name]) if found(text, name) else text
+    return drop(text, ["models", "providers", name])
 
 
 def found(text: str, name: str) -> dict[str, Any]:
     """The provider as it stands there, empty when it does not. Raises Json5Error."""
-    data: Any = loads(text) if text.strip() else {}
-    for step in ("models", "providers", name):
-        if not isinstance(data, dict):
-            raise Json5Error(f"an object with {step!r} was wanted, something else was found")
-        data = data.get(step, {})
-    if not isinstance(data, dict):
+    provider = get(text, ["models", "providers", name])
+    if not isinstance(provider, (dict, type(None))):
         raise Json5Error(f"models.providers.{name}: an object was wanted, something else was found")
-    return data
+    return provider or {}
 
 
 def primary_of(text: str) -> str:
-    """The model that agents use by default, empty when none is named."""
-    data: Any = loads(text) if text.strip() else {}
-    for step in ("agents", "defaults", "model"):
-        data = data.get(step, {}) if isinstance(data, dict) else {}
-    return str(data.get("primary", "")) if isinstance(data, dict) else str(data)
+    """The model that agents use by default, empty when none is named. Raises Json5Error."""
+    model = get(text, PRIMARY)
+    return str((model.get("primary") if isinstance(model, dict) else model) or "")
 
 
-def _merged(entry: dict[str, Any], before: Any) -> dict[str, Any]:
-    """A model's entry with what its owner added: further fields, and other ones of `compat`."""
-    same = [item for item in before or [] if isinstance(item, dict) and item.get("id") == entry["id"]]
-    if not same:
-        return entry
-    compat = same[0].get("compat")
-    return {**same[0], **entry, "compat": {**entry["compat"], **(compat if isinstance(compat, dict) else {})}}
+def _with_models(text: str, path: Sequence[Step], before: Any, entries: Sequence[Mapping[str, Any]]) -> str:
+    """The text with these models in the list at `path`, which is `before`."""
+    if not isinstance(before, list):
+        return put(text, path, entries)
+    wanted = {entry["id"]: entry for entry in entries}
+    kept = 0
+    for model in before:
+        name = model.get("id") if isinstance(model, dict) else None
+        entry = wanted.pop(name, None) if isinstance(name, str) else None
+        if entry is None:
+            text = drop(text, [*path, kept])
+            continue
+        for field, value in entry.items():
+            at = [*path, kept, field]
+            text = _with_compat(text, at, model.get(field)) if field == "compat" else put(text, at, value)
+        kept += 1
+    for place, entry in enumerate(wanted.values(), kept):
+        text = put(text, [*path, place], entry)
+    return text
+
+
+def _with_compat(text: str, path: Sequence[Step], said: Any) -> str:
+    """The text with a model's `compat` at `path`; what its owner says there counts."""
+    if not isinstance(said, dict):
+        return put(text, path, _COMPAT)
+    for name, value in _COMPAT.items():
+        if name not in said:
+            text = put(text, [*path, name], value)
+    return text
+
+
+def _with_primary(text: str, model: str) -> str:
+    """The text with the model that agents use by default: a text, or an object with the ones to fall back to."""
+    return put(text, PRIMARY if isinstance(get(text, PRIMARY), str) else [*PRIMARY, "primary"], model)

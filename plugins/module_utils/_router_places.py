@@ -20,6 +20,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 UNIT = "llama-router.service"
 EXPORTER = "llama-router-exporter.service"  # it is told which servers show a certificate; the command says the same
 KEYS = "/etc/llama-router/api-keys"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Places:
     """`url` is the router's as this host reaches it; without `validate_certs` its certificate is not checked.
 
     `tls`: servers, HOST:PORT, whose certificates are watched beside the router's own.
+    `local`: it listens on this host's loopback alone.
     """
 
     unit: str = UNIT
@@ -36,6 +38,7 @@ class Places:
     models: str = "/var/lib/llama-router/models"
     validate_certs: bool = True
     tls: tuple[str, ...] = ()
+    local: bool = False
 
     @property
     def certificates(self) -> tuple[str, ...]:
@@ -65,6 +68,7 @@ def of_unit(run: Run, name: str = UNIT) -> Places:
         # The certificate is made for the name that clients use, and here is the loopback.
         validate_certs=not tls,
         tls=tuple(value for option, value in zip(watched, watched[1:]) if option == "--tls"),
+        local=bool(words) and options.get("--host", LOOPBACK[0]) in LOOPBACK,
     )
 
 

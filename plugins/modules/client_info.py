@@ -36,7 +36,7 @@ options:
   base_url:
     description:
       - How clients reach the router, where that is not by the address and the port of its host - through
-        a proxy, or by a name.
+        a proxy, or by a name. With or without C(/v1).
     type: str
   read_mib_s:
     description: How many MiB of a model are read in a second at the least, from which the time of a load follows.
@@ -86,7 +86,9 @@ models:
       description: Whether it answers with text, and not with vectors or scores.
       type: bool
     context:
-      description: How many tokens a conversation can have; null when neither the options nor a running process tell.
+      description:
+        - How many tokens a conversation can have, no more than the model was trained for; null when neither the options
+          nor a running process tell.
       type: int
     at_start:
       description: Whether it is loaded when the router starts.
@@ -115,6 +117,7 @@ from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._client_facts import READ_MIB_S, facts, from_outside
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url as clients_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import UNIT, of_unit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import connect
@@ -135,6 +138,10 @@ def main() -> None:
     given, speed = module.params, module.params["read_mib_s"]
     if speed < 1:
         module.fail_json(msg=f"read_mib_s: 1 MiB or more was wanted, {speed} was found")
+    try:
+        base_url = given["base_url"] and clients_url(given["base_url"], "base_url").removesuffix("/v1")
+    except ValueError as error:
+        module.fail_json(msg=str(error))
     places = of_unit(runner(module.run_command), given["name"])
     places = replace(places, url=given["url"] or places.url, keys=given["api_key_file"] or places.keys)
     try:
@@ -143,8 +150,13 @@ def main() -> None:
         told = facts(client.models(), speed)
     except RouterError as error:
         module.fail_json(msg=str(error))
-    base_url = (given["base_url"] or from_outside(places.url)).rstrip("/").removesuffix("/v1")
-    module.exit_json(changed=False, base_url=base_url, api_key_file=places.keys, **told)
+    if not base_url and places.local and not given["url"]:
+        base_url = places.url
+        module.warn(
+            f"the router listens on {base_url} alone, where no other host reaches it; set base_url (llama_clients_url"
+            " in an inventory) to the address of the proxy before it, or have it listen on 0.0.0.0 (llama_router_host)"
+        )
+    module.exit_json(changed=False, base_url=base_url or from_outside(places.url), api_key_file=places.keys, **told)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ models:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -135,7 +136,6 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_conne
     Connection,
     Wanted,
     absent,
-    base_url,
     configured,
     connections,
     offered,
@@ -151,7 +151,7 @@ class OpenWebUIConnection:
         self.module = module
         self.present: bool = params["state"] == "present"
         self.wanted = Wanted(
-            base_url(params["url"]),
+            base_url(params["url"], "url"),
             self._key(),
             params["provider"],
             params["enabled"],
@@ -173,15 +173,16 @@ class OpenWebUIConnection:
 
     def run(self) -> dict[str, Any]:
         webui = OpenWebUI.from_params(self.module.params)
-        before = webui.get("/openai/config")
-        old = connections(before)
-        on = bool(before.get("ENABLE_OPENAI_API"))
         result: dict[str, Any] = {"url": self.wanted.url}
+        if self.present and self.module.params["verify"] and self.wanted.enabled:
+            listed = present(connections(webui.get("/openai/config")), self.wanted)
+            result.update(self._verified(webui, listed[_place(listed, self.wanted.url) or 0]))
+        # Read after that, which takes its time: what somebody else changes meanwhile is not to be undone.
+        before = webui.get("/openai/config")
+        old, on = connections(before), bool(before.get("ENABLE_OPENAI_API"))
         if self.present:
             new, after_on = present(old, self.wanted), True
             self._tell_twins(old)
-            if self.module.params["verify"] and self.wanted.enabled:
-                result.update(self._verified(webui, new[_place(new, self.wanted.url) or 0]))
         else:
             new, after_on = absent(old, self.wanted.url), on
         changed = (new, after_on) != (old, on)

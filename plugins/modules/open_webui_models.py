@@ -22,7 +22,7 @@ attributes:
     description: Says what would be changed. A model that Open WebUI does not have yet is a warning.
   diff_mode:
     support: full
-    description: What changes, before and after.
+    description: What changes, before and after; of a model's parameters only those that do.
 options:
   models:
     description: The models that are to be shown in a certain way.
@@ -124,6 +124,7 @@ removed:
   sample: []
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -138,10 +139,12 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui impor
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_models import (
     changes,
+    entries_of,
     form,
     grants,
     in_order,
     joined,
+    shown,
     wait_for,
 )
 
@@ -154,10 +157,9 @@ class Part(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A configuration that differs: as it is written, and what of it is to be."""
+    """What of a configuration differs, and is to be."""
 
     part: Part
-    config: dict[str, Any]
     wanted: dict[str, Any]
 
 
@@ -180,6 +182,12 @@ class OpenWebUIModels:
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             raise OpenWebUIError(f"models: each id once was wanted, more than once there is {', '.join(twice)}")
+        odd = [one for one in ids if not re.fullmatch(r"\S{1,256}", one)]
+        if odd:
+            raise OpenWebUIError(
+                f"models: ids of at most 256 characters without blanks were wanted, {odd[0]!r} was found; Open WebUI"
+                " keeps no others: rename the model in the router's presets"
+            )
         ids += [one for listed in lists for one in listed]
         ids += [self.params["task_model"]] if self.params["task_model"] else []
         both = sorted(set(ids) & set(self.params["absent"]))
@@ -192,14 +200,15 @@ class OpenWebUIModels:
     def run(self) -> dict[str, Any]:
         ids = self.named()
         webui = OpenWebUI.from_params(self.params)
-        entries = _entries(webui)
         if ids:
-            self._wait(webui, ids, entries)
+            self._wait(webui, ids)
+        configurations = list(self._configurations(webui))
+        # Read after the wait, and just before the change: what somebody else changes meanwhile is not to be undone.
+        entries = entries_of(webui)
         forms = self._forms(entries)
         removed = [one for one in self.params["absent"] if one in entries]
         self.before.update({one: entries[one]["name"] for one in removed})
         self.after.update(dict.fromkeys(removed))
-        configurations = list(self._configurations(webui))
         if not self.module.check_mode:
             if forms:
                 webui.post("/api/v1/models/import", {"models": forms})
@@ -211,7 +220,7 @@ class OpenWebUIModels:
             for one in removed:
                 webui.post("/api/v1/models/model/delete", {"id": one})
             for change in configurations:
-                webui.post(change.part.write, change.config)
+                webui.post(change.part.write, {**webui.get(change.part.read), **change.wanted})
             self._read_back(webui, [entry["id"] for entry in forms], removed, configurations)
         return {
             "changed": bool(forms or removed or configurations),
@@ -220,9 +229,9 @@ class OpenWebUIModels:
             "diff": {"before": self.before, "after": self.after},
         }
 
-    def _wait(self, webui: OpenWebUI, ids: list[str], entries: dict[str, Any]) -> None:
+    def _wait(self, webui: OpenWebUI, ids: list[str]) -> None:
         try:
-            wait_for(webui, ids, entries, 0 if self.module.check_mode else self.params["wait_models"])
+            wait_for(webui, ids, 0 if self.module.check_mode else self.params["wait_models"])
         except OpenWebUIError as error:
             if not self.module.check_mode:
                 raise
@@ -235,7 +244,7 @@ class OpenWebUIModels:
             entry = entries.get(model["id"])
             before, after = changes(entry, model)
             if after:
-                self.before[model["id"]], self.after[model["id"]] = before, after
+                self.before[model["id"]], self.after[model["id"]] = shown(before, after)
                 forms.append(form(entry, model["id"], after))
         return forms
 
@@ -260,10 +269,10 @@ class OpenWebUIModels:
         if after:
             self.before.update({name: now.get(name) for name in after})
             self.after.update(after)
-            yield Change(part, {**now, **after}, after)
+            yield Change(part, after)
 
     def _read_back(self, webui: OpenWebUI, ids: list[str], removed: list[str], changed: list[Change]) -> None:
-        entries = _entries(webui) if ids or removed else {}
+        entries = entries_of(webui) if ids or removed else {}
         wanted = {model["id"]: model for model in self.params["models"]}
         wrong = [one for one in ids if one not in entries or changes(entries[one], wanted[one])[1]]
         wrong += [one for one in removed if one in entries]
@@ -275,11 +284,6 @@ class OpenWebUIModels:
                 f"Open WebUI at {webui.url} took what was wanted and has something else now, of {', '.join(wrong)}:"
                 " somebody else has changed it at this moment, or this version keeps it in another way; run again"
             )
-
-
-def _entries(webui: OpenWebUI) -> dict[str, dict[str, Any]]:
-    """Open WebUI's entries, by model id."""
-    return {entry["id"]: entry for entry in webui.get("/api/v1/models/all")}
 
 
 def main() -> None:

@@ -37,7 +37,9 @@ options:
     type: str
     default: LLAMA_SERVER_API_KEY
   models:
-    description: The router's models, in the order that they are offered in. One that is not named goes.
+    description:
+      - The router's models. One that is not named goes. Those that are there keep their places, and new ones come after
+        them in this order.
     type: list
     elements: dict
     default: []
@@ -52,7 +54,7 @@ options:
       context:
         description:
           - How many tokens a conversation can have. OpenClaw cuts at that, and its own prompts and tools want 40,000 or
-            more; a model with fewer is warned about.
+            more; a model with fewer is warned about, and so is one without, which OpenClaw takes for one of 128,000.
         type: int
       max_tokens:
         description: How long an answer may be in tokens, by default 8192 or a quarter of the context.
@@ -100,6 +102,7 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import Json5Error
 from ansible_collections.homelab.llamacpp.plugins.module_utils._openclaw import (
     CONTEXT_WANTED,
@@ -140,19 +143,26 @@ class OpenclawProvider:
 
     def run(self) -> dict[str, Any]:
         self.check()
-        before = self.read()
+        there = self.read()
+        before = there if there and there.strip() else "{}\n"
         try:
-            after = self.wanted(before or "")
-            diff = {"before": self.told(before or ""), "after": self.told(after)}
+            after = self.wanted(before)
+            diff = {"before": self.told(before), "after": self.told(after)}
         except Json5Error as error:
             self.module.fail_json(msg=f"{self.path}: {error}; nothing was changed")
-        changed = after != (before or "")
+        changed = after != before
+        folder = os.path.dirname(self.path)
+        if changed and not os.path.isdir(folder):
+            self.module.fail_json(
+                msg=f"path: OpenClaw's folder {folder} was wanted, it is not there; set OpenClaw up first (openclaw"
+                " onboard), connect as the user whose it is, or name its file"
+            )
         result: dict[str, Any] = {"diff": {**diff, "before_header": self.path, "after_header": self.path}}
         if changed and not self.module.check_mode:
-            if before is not None and self.params["backup"]:
+            if there is not None and self.params["backup"]:
                 result["backup_file"] = self.module.backup_local(self.path)
             self.write(after)
-            if before is None:
+            if there is None:
                 os.chmod(self.path, 0o600)
         if os.path.exists(self.path):
             attributes = self.module.load_file_common_arguments(self.params, path=self.path)
@@ -162,15 +172,27 @@ class OpenclawProvider:
     def check(self) -> None:
         given = self.params
         ids = [model["id"] for model in given["models"]]
+        try:
+            self.base_url = base_url(given["base_url"], "base_url") if given["base_url"] else ""
+        except ValueError as error:
+            self.module.fail_json(msg=str(error))
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", given["key_variable"]):
             self.module.fail_json(msg=f"key_variable: the name of a variable was wanted, not {given['key_variable']!r}")
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            self.module.fail_json(msg=f"models: each id once was wanted, more than once there is {', '.join(twice)}")
         if given["primary"] and given["primary"] not in ids:
             self.module.fail_json(
                 msg=f"primary: one of the models was wanted ({', '.join(ids) or 'there are none'}),"
                 f" {given['primary']!r} was found"
             )
         for model in given["models"]:
-            if model["context"] and model["context"] < CONTEXT_WANTED:
+            if not model["context"]:
+                self.module.warn(
+                    f"{model['id']} has a context of which the length is not known here; OpenClaw takes it for one of"
+                    " 128000 tokens: give the model a ctx-size"
+                )
+            elif model["context"] < CONTEXT_WANTED:
                 self.module.warn(
                     f"{model['id']} has {model['context']} tokens of context; OpenClaw wants {CONTEXT_WANTED} or more:"
                     " raise its ctx-size, or use another model for agents"
@@ -190,19 +212,18 @@ class OpenclawProvider:
         given = self.params
         if given["state"] == "absent":
             return without_provider(text, given["provider"])
-        base_url = given["base_url"].rstrip("/")
-        base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
         key = f"${{{given['key_variable']}}}"
-        return with_provider(text, given["provider"], base_url, key, given["models"], given["primary"])
+        return with_provider(text, given["provider"], self.base_url, key, given["models"], given["primary"])
 
     def told(self, text: str) -> str:
-        """The provider alone, its key only where it is the name of a variable."""
+        """The provider alone, its key only where it is the name of a variable, and no password in its address."""
         entry = found(text, self.params["provider"])
         if not entry:
             return ""
-        key = entry.get("apiKey")
-        if not (isinstance(key, str) and re.fullmatch(r"\$\{\w+\}", key)):
+        if not re.fullmatch(r"\$\{\w+\}", str(entry.get("apiKey", "${NONE}"))):
             entry["apiKey"] = "(not shown)"
+        if "baseUrl" in entry:
+            entry["baseUrl"] = re.sub(r"//.*@", "//…@", str(entry["baseUrl"]))
         shown: dict[str, Any] = {name: entry[name] for name in ("baseUrl", "apiKey", "api") if name in entry}
         shown["models"] = [
             {name: model[name] for name in model_entry({"id": "", "context": 1}) if name in model}
@@ -212,9 +233,6 @@ class OpenclawProvider:
         return json.dumps({self.params["provider"]: shown, "primary": primary_of(text)}, indent=2) + "\n"
 
     def write(self, text: str) -> None:
-        folder = os.path.dirname(self.path)
-        if not os.path.isdir(folder):
-            self.module.fail_json(msg=f"the folder {folder} was wanted, and is not there; has OpenClaw been set up?")
         beside = os.path.join(self.module.tmpdir, "openclaw.json")
         with open(beside, "w", encoding="utf-8", newline="") as file:
             file.write(text)

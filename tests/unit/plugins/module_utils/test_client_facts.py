@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,37 @@ def made(path: Path, mib: int) -> str:
         (model(ctx_size="8192", parallel="-1"), 8192),
         (model(ctx_size="8192", parallel="4"), 2048),
         (model(ctx_size="8192", parallel="4", n_ctx=8192), 2048),
+        (model(ctx_size="8192", parallel="4", n_ctx=512), 512),
         (model(ctx_size="8192", parallel="4", kv_unified="on"), 8192),
         (model(ctx_size="8192", parallel="4", kv_unified="off"), 2048),
     ],
 )
 def test_the_context_of_one_conversation(found: Model, tokens: int | None) -> None:
     assert context(found) == tokens
+
+
+def trained_for(path: Path, tokens: int) -> str:
+    """The header of a GGUF file of that context."""
+
+    def text(word: str) -> bytes:
+        return struct.pack("<Q", len(word)) + word.encode()
+
+    architecture = text("general.architecture") + struct.pack("<I", 8) + text("tiny")
+    context_length = text("tiny.context_length") + struct.pack("<II", 4, tokens)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + architecture + context_length)
+    return str(path)
+
+
+def test_no_slot_has_more_than_the_model_was_trained_for(tmp_path: Path) -> None:
+    path = trained_for(tmp_path / "m.gguf", 40960)
+    assert context(model("m", "--model", path, ctx_size="65536")) == 40960
+    assert context(model("m", "--model", path, ctx_size="65536", parallel="2")) == 32768
+    assert context(model("m", "--model", path)) is None
+    overridden = {"ctx_size": "65536", "override_kv": "tiny.context_length=int:65536"}
+    assert context(model("m", "--model", path, **overridden)) == 65536
+    assert context(model("m", "--model", trained_for(tmp_path / "none.gguf", 0), ctx_size="8")) == 8
+    (tmp_path / "junk.gguf").write_text("junk")
+    assert context(model("m", "--model", str(tmp_path / "junk.gguf"), ctx_size="8")) == 8
 
 
 def test_all_files_of_a_model_count(tmp_path: Path) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_connections import (
     Connection,
     Wanted,
     absent,
-    base_url,
     configured,
     connections,
     places,
@@ -39,34 +37,10 @@ settings = st.fixed_dictionaries(
 listed = st.lists(st.builds(Connection, urls, st.sampled_from(["", "key", "k2"]), settings), max_size=6)
 
 
-@pytest.mark.parametrize(
-    ("given_url", "wanted"),
-    [
-        ("http://192.0.2.20:8012", URL),
-        ("http://192.0.2.20:8012/", URL),
-        ("HTTP://192.0.2.20:8012/v1/", URL),
-        ("https://Llama.example.com:443", "https://llama.example.com/v1"),
-        ("http://[2001:db8::1]:8012", "http://[2001:db8::1]:8012/v1"),
-        ("https://example.com/llama", "https://example.com/llama/v1"),
-    ],
-)
-def test_one_address_in_many_words(given_url: str, wanted: str) -> None:
-    assert base_url(given_url) == wanted
-    assert same(given_url, wanted)
-
-
-@pytest.mark.parametrize(
-    "url", ["192.0.2.20:8012", "ftp://x", "http://", "http://x:99999", "http://x:0", "http://x?y=1"]
-)
-def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ValueError, match="http://HOST:PORT"):
-        base_url(url)
-
-
-def test_a_password_in_the_address_is_not_repeated() -> None:
-    with pytest.raises(ValueError, match="a key goes into api_key") as caught:
-        base_url("http://me:secret@host:1")
-    assert "secret" not in str(caught.value)
+def test_the_same_address_in_other_words_and_what_is_none() -> None:
+    assert same("HTTP://192.0.2.20:8012/", URL)
+    assert same("http://[::1", "http://[::1")
+    assert not same("http://me@192.0.2.20:8012", URL)
 
 
 def test_settings_are_found_by_place_and_by_address() -> None:

@@ -15,6 +15,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_model
     grants,
     in_order,
     joined,
+    shown,
     view,
     wait_for,
 )
@@ -72,6 +73,23 @@ def test_other_fields_of_an_entry_stay() -> None:
     assert grants(ENTRY, "public") == [GROUP, MAY_READ]
 
 
+def test_a_diff_has_the_parameters_that_change() -> None:
+    _now, wanted = changes(ENTRY, {**NOTHING, "name": "New", "params": {"temperature": 1, "top_p": None}})
+    before, after = shown({"name": "By hand", "params": ENTRY["params"]}, wanted)
+    assert before == {"name": "By hand", "params": {"temperature": 0.5}}
+    assert after == {"name": "New", "params": {"temperature": 1}}
+    assert shown({"params": {"a": None}}, {"params": {}}) == ({"params": {"a": None}}, {"params": {}})
+    assert shown({"name": "a"}, {"name": "b"}) == ({"name": "a"}, {"name": "b"})
+
+
+def test_controls_go_when_they_are_taken_away() -> None:
+    entry = {**ENTRY, "params": {"model_controls": {"x": 1}, "system": "s"}}
+    _before, after = changes(entry, {**NOTHING, "params": {"model_controls": None}})
+    assert after == {"params": {"system": "s"}}
+    assert form(entry, "a", after)["params"] == {"system": "s", "model_controls": {}}
+    assert form(entry, "a", {"name": "New"})["params"] == entry["params"]
+
+
 def test_private_again_is_private_for_everybody_but_those_to_whom_it_was_given() -> None:
     entry = {**ENTRY, "access_grants": [{**MAY_READ, "id": "2"}, GROUP, {**MAY_READ, "principal_type": "anyone"}]}
     assert view(entry)["visibility"] == "public"
@@ -100,10 +118,12 @@ def test_order(now: list[str], first: list[str]) -> None:
 def test_those_that_are_gone_are_in_no_list() -> None:
     assert in_order(["a", "b"], None, ["a"]) == ["b"]
     assert in_order(None, None, ["a"]) == []
+    assert in_order(["c"], ["a", "b", "a"], []) == ["a", "b", "c"]
     assert joined("a,b", None, ["a"]) == "b"
     assert joined(None, None, ["a"]) is None
     assert joined("a,b", ["b"], []) == "b"
     assert joined("a", [], []) == ""
+    assert joined(None, ["a", "b", "a"], []) == "a,b"
     assert joined(None, [], []) is None
 
 
@@ -115,7 +135,9 @@ class Listing:
     def __init__(self, *lists: list[str]) -> None:
         self.lists = list(lists)
 
-    def get(self, path: str) -> dict[str, list[dict[str, str]]]:
+    def get(self, path: str) -> Any:
+        if path == "/api/v1/models/all":
+            return [{"id": "mine", "base_model_id": "a"}, {"id": "x", "base_model_id": None}]
         assert path == "/api/models/base"
         now = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         return {"data": [{"id": one} for one in now]}
@@ -123,11 +145,11 @@ class Listing:
 
 def test_models_are_waited_for() -> None:
     slept: list[float] = []
-    wait_for(Listing([], [], ["a", "b"]), ["a"], {}, 60, slept.append)  # type: ignore[arg-type]
+    wait_for(Listing([], [], ["a", "b"]), ["a"], 60, slept.append)  # type: ignore[arg-type]
     assert slept == [1, 1]
-    wait_for(Listing([]), ["mine"], {"mine": {"base_model_id": "a"}}, 0)  # type: ignore[arg-type]
+    wait_for(Listing([]), ["mine"], 0)  # type: ignore[arg-type]
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
-    with pytest.raises(OpenWebUIError, match=r"were wanted in Open WebUI at http://here: x, y; it has a, b; correct"):
-        wait_for(Listing(["b", "a"]), ["y", "x", "a"], {"x": {"base_model_id": None}}, 0)  # type: ignore[arg-type]
+    with pytest.raises(OpenWebUIError, match=r"were wanted in Open WebUI at http://here: x, y; it has a, b, mine"):
+        wait_for(Listing(["b", "a"]), ["y", "x", "a"], 0)  # type: ignore[arg-type]

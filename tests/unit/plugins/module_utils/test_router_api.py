@@ -8,7 +8,6 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +19,31 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     Unreachable,
     read_key,
 )
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import Asked, HttpDouble, Told
 
 KEY = "a-secret-key"
 
 
-class Answering(ThreadingHTTPServer):
+class Answering(HttpDouble):
     """Answers every request with `status`, `kind` and `text`, and keeps what it was asked."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.status, self.kind, self.text = 200, "application/json; charset=utf-8", "{}"
-        self.headers: dict[str, str] = {}
+        super().__init__()
+        self.told = Told(200, {"Content-Type": "application/json; charset=utf-8"}, "{}")
         self.seen: list[tuple[str, str, bytes, dict[str, str]]] = []
 
     def says(self, text: str, status: int = 200, kind: str = "application/json", **headers: str) -> None:
-        self.text, self.status, self.kind, self.headers = text, status, kind, headers
+        self.told = Told(status, {"Content-Type": kind, **headers}, text)
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Answering
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.seen.append((self.command, self.path, body, dict(self.headers)))
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", self.server.kind)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(self.server.text.encode())))
-        self.end_headers()
-        self.wfile.write(self.server.text.encode())
-
-    do_POST = do_GET
-
-    def log_message(self, *_args: Any) -> None:
-        pass
+    def answer(self, asked: Asked) -> Told:
+        self.seen.append((asked.method, asked.path, asked.body, dict(asked.headers)))
+        return self.told
 
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
     with Answering() as answering:
-        thread = threading.Thread(target=answering.serve_forever, args=(0.01,))
-        thread.start()
         yield answering
-        answering.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -130,7 +108,7 @@ def test_what_is_sent(server: Answering, client: Client, monkeypatch: pytest.Mon
 def test_a_redirect_does_not_take_the_key_along(server: Answering, client: Client) -> None:
     with Answering() as elsewhere:
         server.says("", 302, "text/html", Location=elsewhere.url + "/props")
-        with pytest.raises(RouterError, match="GET /props answered 302 with a web page"):
+        with pytest.raises(RouterError, match=f"GET /props answered 302 with a redirect to {elsewhere.url}/props;"):
             client.props()
     assert len(server.seen) == 1
     assert elsewhere.seen == []

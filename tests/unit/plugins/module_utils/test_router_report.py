@@ -337,6 +337,8 @@ def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch,
             Places("u", "https://[fd00::1]:9", "/e/api-keys", "/e/plan.json", validate_certs=False),
         ),
         ("--host ::", Places("u", "http://[::1]:8012")),
+        ("--host 127.0.0.1", Places("u", "http://127.0.0.1:8012", local=True)),
+        ("--port 8012", Places("u", "http://127.0.0.1:8012", local=True)),
     ],
 )
 def test_the_units_command_line_tells_where_things_are(words: str, places: Places) -> None:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 URL = "http://192.0.2.20:8012/v1"
 KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
@@ -28,18 +27,20 @@ Call = Callable[..., dict[str, Any]]
 Answer = tuple[int, Any]
 
 
-class WebUI(ThreadingHTTPServer):
+class WebUI(HttpDouble):
     """Open WebUI's API as far as the modules use it: what it holds, and the requests that change that."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__()
         self.written: list[str] = []
         self.about: Answer = (200, {"status": True, "name": "Open WebUI", "version": "0.12.4", "features": {}})
         self.signin: Answer = (200, {"token": "token-of-admin", "role": "admin"})
         self.verified: Answer = (200, {"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
         self.missing: set[str] = set()
         self.deaf = False
+        # What somebody else does while it looks for models, and while it takes entries.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.importing: Callable[[], None] = lambda: None
         self.state: dict[str, Any] = {
             "/openai/config": {
                 "ENABLE_OPENAI_API": True,
@@ -61,7 +62,13 @@ class WebUI(ThreadingHTTPServer):
         }
         self.models = ["a", "b"]
 
-    def answer(self, method: str, path: str, token: str, body: Any) -> Answer:
+    def answer(self, asked: Asked) -> Told:
+        token = asked.headers.get("Authorization", "").removeprefix("Bearer ")
+        status, answer = self._answer(asked.method, asked.path, token, json.loads(asked.body or b"null"))
+        page = isinstance(answer, str)
+        return Told(status, {"Content-Type": "text/html"} if page else JSON, answer if page else json.dumps(answer))
+
+    def _answer(self, method: str, path: str, token: str, body: Any) -> Answer:
         if path == "/api/config":
             return self.about
         if path == "/api/v1/auths/signin":
@@ -81,6 +88,7 @@ class WebUI(ThreadingHTTPServer):
 
     def _read(self, path: str) -> Answer:
         if path == "/api/models/base":
+            self.meanwhile()
             return 200, {"data": [{"id": one} for one in self.models]}
         if path == "/api/v1/models/all":
             return 200, list(self.entries.values())
@@ -89,9 +97,11 @@ class WebUI(ThreadingHTTPServer):
     def _write(self, path: str, body: Any) -> Answer:
         if path == "/openai/verify":
             assert body["url"] == URL
+            self.meanwhile()
             return self.verified
         self.written.append(path)
         if path == "/api/v1/models/import":
+            self.importing()
             for model in body["models"]:
                 old = self.entries.get(model["id"], {"base_model_id": None, "access_grants": []})
                 assert "access_grants" not in model  # of an entry that is there it would take none
@@ -108,35 +118,10 @@ class WebUI(ThreadingHTTPServer):
         return 200, True
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: WebUI
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        status, answer = self.server.answer(self.command, self.path, token, json.loads(body or "null"))
-        page = isinstance(answer, str)
-        text = (answer if page else json.dumps(answer)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if page else "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_POST = do_GET
-
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def webui() -> Iterator[WebUI]:
     with WebUI() as one:
-        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
-        thread.start()
         yield one
-        one.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -201,6 +186,25 @@ def test_the_key_from_its_file(webui: WebUI, call: Call, tmp_path: Path) -> None
     assert "there is no such file" in call("connection", url=URL, api_key_file=str(file))["msg"]
 
 
+def test_what_another_changes_meanwhile_stays(webui: WebUI, call: Call) -> None:
+    def another() -> None:
+        now = webui.state["/openai/config"]
+        urls, keys = now["OPENAI_API_BASE_URLS"], now["OPENAI_API_KEYS"]
+        webui.state["/openai/config"] = {
+            **now,
+            "OPENAI_API_BASE_URLS": ["http://new:1/v1", *urls],
+            "OPENAI_API_KEYS": ["key-of-another", *keys],
+            "OPENAI_API_CONFIGS": {"0": {"enable": False}, "1": {"enable": True, "later": 1}},
+        }
+
+    webui.meanwhile = another
+    assert call("connection", url=URL, api_key=KEY)["index"] == 2
+    now = webui.state["/openai/config"]
+    assert now["OPENAI_API_BASE_URLS"] == ["http://new:1/v1", "https://other/v1", URL]
+    assert now["OPENAI_API_CONFIGS"]["0"] == {"enable": False}
+    assert now["OPENAI_API_CONFIGS"]["1"] == {"enable": True, "later": 1}
+
+
 def test_a_second_connection_to_it_is_told_and_left(webui: WebUI, call: Call) -> None:
     webui.state["/openai/config"].update(OPENAI_API_BASE_URLS=[URL, URL + "/"], OPENAI_API_KEYS=["", ""])
     done = call("connection", url=URL, api_key=KEY)
@@ -214,6 +218,7 @@ def test_a_second_connection_to_it_is_told_and_left(webui: WebUI, call: Call) ->
         ((500, {"detail": "Server Connection Error"}), "Open WebUI gets no answer there; start the router"),
         ((401, {"error": {"message": "Invalid API Key"}}), "does not take the key that was sent"),
         ((404, {"error": "no"}), "something else answers there"),
+        ((502, "<html>"), "what stands before it answers 502: the router itself does not run"),
         ((200, {"hello": 1}), "has no list of models"),
     ],
 )
@@ -249,13 +254,14 @@ def test_what_is_not_kept_is_told(webui: WebUI, call: Call) -> None:
         (None, None, "sk-while-disabled", "takes no API keys"),
         (None, None, "token-of-nobody", "it refused this one"),
         (None, None, "two words", "a token of one word"),
+        (None, None, "", "a token of one word was wanted, it is empty"),
     ],
 )
 def test_every_way_not_to_be_let_in(
     webui: WebUI, call: Call, about: Answer | None, signin: Answer | None, token: str | None, told: str
 ) -> None:
     webui.about, webui.signin = about or webui.about, signin or webui.signin
-    failed = call("models", order=["a"], **({"webui_token": token} if token else {}))
+    failed = call("models", order=["a"], **({} if token is None else {"webui_token": token}))
     assert told in failed["msg"]
     assert webui.written == []
 
@@ -276,6 +282,12 @@ def test_an_older_one(webui: WebUI, call: Call, path: str) -> None:
 def test_a_validations_answer_is_not_repeated(webui: WebUI, call: Call) -> None:
     webui.verified = (422, {"detail": [{"loc": ["body", "key"], "msg": "bad", "input": KEY}]})
     assert "(422): body.key: bad" in call("connection", url=URL, api_key=KEY)["msg"]
+    webui.verified = (
+        400,
+        {"detail": f"params.x\n  bad [type=dict_type, input_value={{'a': '{KEY}', ...}}, input_type=str]"},
+    )
+    failed = call("connection", url=URL, api_key=KEY, webui_token="token-of-admin")
+    assert "params.x\n  bad [type=dict_type, input_type=str]" in failed["msg"]
 
 
 MODELS = {
@@ -322,8 +334,28 @@ def test_models_come_change_and_go(webui: WebUI, call: Call) -> None:
     assert not call("models", absent=["a", "nobody"])["changed"]
 
 
+def test_what_another_changes_of_models_meanwhile_stays(webui: WebUI, call: Call) -> None:
+    """While models are waited for, and while entries are imported."""
+    call("models", models=[{"id": "a", "params": {"temperature": 0}}])
+
+    def another() -> None:
+        webui.entries["a"]["meta"] = {"description": "new"}
+        webui.entries["a"]["params"] = {"temperature": 0, "system": "new"}
+
+    def one_more() -> None:
+        webui.state["/api/v1/tasks/config"] = {**webui.state["/api/v1/tasks/config"], "TASK_MODEL": "new"}
+
+    webui.meanwhile, webui.importing = another, one_more
+    call("models", models=[{"id": "a", "hidden": True, "params": {"top_k": 1}}], task_model="b")
+    assert webui.entries["a"]["meta"] == {"description": "new", "hidden": True}
+    assert webui.entries["a"]["params"] == {"temperature": 0, "system": "new", "top_k": 1}
+    assert webui.state["/api/v1/tasks/config"]["TASK_MODEL"] == "new"
+    assert webui.state["/api/v1/tasks/config"]["TASK_MODEL_EXTERNAL"] == "b"
+
+
 def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
     assert "each id once" in call("models", models=[{"id": "a"}, {"id": "a"}])["msg"]
+    assert "ids of at most 256 characters without blanks" in call("models", models=[{"id": "a b"}])["msg"]
     assert "absent: ids that are named nowhere else" in call("models", order=["a"], absent=["a"])["msg"]
     unknown = {"models": [{"id": "a"}], "task_model": "z", "wait_models": 0}
     assert "were wanted in Open WebUI" in call("models", **unknown)["msg"]

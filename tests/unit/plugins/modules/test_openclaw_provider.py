@@ -120,18 +120,22 @@ def test_small_contexts_are_warned_about(play: Play) -> None:
     warnings = json.dumps(play().get("warnings", []))
     assert "tiny has 2048 tokens of context; OpenClaw wants 40000 or more" in warnings
     assert "qwen3-8b" not in warnings
+    warnings = json.dumps(play(models=[{"id": "unknown"}]).get("warnings", []))
+    assert "unknown has a context of which the length is not known here" in warnings
 
 
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
         ("{a: 1,\n b}", {}, "line 2: a colon was wanted"),
-        ("[]", {}, "an object with 'models' was wanted"),
+        ("[]", {}, "the document: an object was wanted, a list was found"),
         ("{models: {providers: {'llama-server': 'x'}}}", {}, "models.providers.llama-server: an object was wanted"),
-        ("{models: 1}", {"state": "absent"}, "an object with 'providers' was wanted"),
+        ("{models: 1}", {"state": "absent"}, "models: an object was wanted, a number was found"),
         ("{}", {"primary": "other"}, "one of the models was wanted (qwen3-8b, tiny), 'other' was found"),
+        ("{}", {"base_url": "192.0.2.20:8012"}, "base_url: http://HOST:PORT or https://HOST:PORT was wanted"),
         ("{}", {"key_variable": "a b"}, "the name of a variable was wanted"),
-        ("{agents: {defaults: {model: 'x'}}}", {"primary": "tiny"}, "agents.defaults.model: an object was wanted"),
+        ("{agents: {defaults: {model: 1}}}", {"primary": "tiny"}, "agents.defaults.model: an object was wanted"),
+        ("{}", {"models": [*MODELS, {"id": "tiny"}]}, "models: each id once was wanted, more than once there is tiny"),
     ],
 )
 def test_what_cannot_be_changed_is_left_alone(play: Play, text: str, options: dict[str, Any], said: str) -> None:
@@ -146,3 +150,73 @@ def test_their_own_key_is_not_shown(play: Play) -> None:
     assert "secret" not in json.dumps(result["diff"])
     assert "(not shown)" in result["diff"]["before"]
     assert "sk-secret" not in play.path.read_text()
+
+
+def test_what_their_address_has_of_a_password_is_not_shown(play: Play) -> None:
+    play.path.write_text("{models: {providers: {'llama-server': {baseUrl: 'https://me:sec@ret@example.org/v1'}}}}")
+    before = play()["diff"]["before"]
+    assert json.loads(before)["llama-server"] == {"baseUrl": "https://…@example.org/v1", "models": []}
+
+
+COMMENTED = """\
+{
+  models: {
+    providers: {
+      "llama-server": {
+        models: [
+          // for every day
+          { id: "tiny", reasoning: false /* it does not think */, compat: { supportsTools: false } }, // small
+          { id: "gone" }, "what is this", { id: ["odd"] },
+          { id: "tiny", name: "again" },
+        ],
+      },
+    },
+  },
+}
+"""
+
+
+def test_comments_in_the_list_of_models_stay(play: Play) -> None:
+    play.path.write_text(COMMENTED)
+    assert play()["changed"]
+    text = play.path.read_text()
+    for kept in ("// for every day\n", '{ id: "tiny", reasoning: false /* it does not think */,', "// small\n"):
+        assert kept in text
+    models = loads(text)["models"]["providers"]["llama-server"]["models"]
+    assert [model["id"] for model in models] == ["tiny", "qwen3-8b"]
+    assert models[0]["compat"] == {"supportsTools": False, "toolSchemaProfile": "llamacpp"}
+    assert models[0]["contextWindow"] == 2048
+    assert not play()["changed"]
+    play(models=[{**model, "context": 50000} for model in MODELS])
+    assert play.path.read_text() == text.replace("65536", "50000").replace("2048", "50000").replace(
+        '"maxTokens": 512', '"maxTokens": 8192'
+    )
+
+
+def test_a_default_model_that_is_a_text_stays_one(play: Play) -> None:
+    play.path.write_text("{agents: {defaults: {model: 'other/one'}}} // mine")
+    assert play(primary="tiny")["changed"]
+    assert loads(play.path.read_text())["agents"] == {"defaults": {"model": "llama-server/tiny"}}
+    assert not play(primary="tiny")["changed"]
+
+
+def test_an_empty_provider_goes_as_well(play: Play) -> None:
+    play.path.write_text("{models: {providers: {'llama-server': {}}}}")
+    assert play(state="absent")["changed"]
+    assert loads(play.path.read_text()) == {"models": {"providers": {}}}
+
+
+def test_a_folder_that_is_not_there(play: Play, tmp_path: Path) -> None:
+    play.path = tmp_path / "nobody" / "openclaw.json"
+    for check in (True, False):
+        assert "it is not there; set OpenClaw up first" in play(check=check)["msg"]
+        assert not play(check=check, state="absent")["changed"]
+
+
+def test_a_link_stays_a_link(play: Play, tmp_path: Path) -> None:
+    behind = tmp_path / "dotfiles.json"
+    behind.write_text(THEIRS)
+    play.path.symlink_to(behind)
+    assert play()["changed"]
+    assert play.path.is_symlink()
+    assert "llama-server" in behind.read_text()

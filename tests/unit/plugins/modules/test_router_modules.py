@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 KEY = "a-secret-key"
 Call = Callable[..., dict[str, Any]]
@@ -32,43 +31,23 @@ MODELS = {
 }
 
 
-class Recorder(ThreadingHTTPServer):
+class Recorder(HttpDouble):
     """Answers like a router with one model that runs and one that does not; keeps the requests."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__()
         self.seen: list[str] = []
 
-
-class Handler(BaseHTTPRequestHandler):
-    server: Recorder
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.seen.append(f"{self.command} {self.path}")
+    def answer(self, asked: Asked) -> Told:
+        self.seen.append(f"{asked.method} {asked.path}")
         answers: dict[str, Any] = {"/health": {"status": "ok"}, "/props": PROPS, "/models": MODELS}
-        text = json.dumps(answers.get(self.path.partition("?")[0], {"success": True})).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_POST = do_GET
-
-    def log_message(self, *_args: Any) -> None:
-        pass
+        return Told(200, JSON, json.dumps(answers.get(asked.path.partition("?")[0], {"success": True})))
 
 
 @pytest.fixture
 def router() -> Iterator[Recorder]:
     with Recorder() as recorder:
-        thread = threading.Thread(target=recorder.serve_forever, args=(0.01,))
-        thread.start()
         yield recorder
-        recorder.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,0 +1,94 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sheet of role llama_clients as a template: what is pasted says what was meant, whatever ids and keys are like.
+
+A real router's sheet is pasted in tests/functional/lab/test_clients.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import loads
+
+TEMPLATE = Path(__file__).parents[2] / "roles/llama_clients/templates/clients.md.j2"
+ODD = """it's "a" $HOME `id` \\ model"""
+MODEL: dict[str, Any] = {
+    "aliases": [],
+    "text": True,
+    "context": 65536,
+    "at_start": True,
+    "size_mib": 1,
+    "load_seconds": 31,
+}
+FOUND: dict[str, Any] = {
+    "base_url": "https://llama.example.org",
+    "api_key_file": "/etc/llama-router/api-keys",
+    "models": [
+        {**MODEL, "id": ODD},
+        {**MODEL, "id": "vectors", "text": False},
+        {**MODEL, "id": "small", "context": 4096},
+    ],
+    "task_model": ODD,
+    "longest_load_seconds": 31,
+}
+
+
+def sheet(folder: Path, found: dict[str, Any], key: str | None = None) -> str:
+    wanted = folder / "sheet.md"
+    variables = {"_llama_clients_found": found, "llama_clients_show_key": key is not None, "_llama_clients_key": key}
+    (folder / "vars.json").write_text(json.dumps(variables))
+    argv = ["ansible", "localhost", "-c", "local", "-m", "template", "-a", f"src={TEMPLATE} dest={wanted}"]
+    argv += ["-e", f"@{folder / 'vars.json'}", "-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return wanted.read_text()
+
+
+def pasted(script: str) -> list[str]:
+    """The words that a shell gives to curl, and the key that it has then."""
+    show = 'curl() { printf \'%s\\0\' "$@" "$LLAMA_SERVER_API_KEY"; }\n'
+    done = subprocess.run(["sh", "-c", show + script], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+def block(text: str, heading: str) -> str:
+    found = re.search(rf"\n## {heading}\n.*?```\w*\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("key", ["a-key-of-16-signs", """a key's "odd" $HOME `id` \\ signs"""])
+def test_what_is_pasted_is_what_was_meant(tmp_path: Path, key: str) -> None:
+    text = sheet(tmp_path, FOUND, key)
+    export = re.search(r"^export .*", text, re.MULTILINE)
+    assert export
+    url, *_words, body, held = pasted(f"{export[0]}\n{block(text, 'curl')}")
+    assert url == "https://llama.example.org/v1/chat/completions"
+    assert json.loads(body)["model"] == ODD
+    assert held == key
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(block(text, "OpenAI's Python client")))
+        if isinstance(node, ast.Constant)
+    }
+    assert {ODD, "https://llama.example.org/v1"} < strings
+    provider = loads(block(text, "OpenClaw"))["models"]["providers"]["llama-server"]
+    assert [(model["id"], model["contextWindow"]) for model in provider["models"]] == [(ODD, 65536), ("small", 4096)]
+    assert "| Certificate | has to be for the host in this URL" in text
+
+
+def test_without_key_and_models(tmp_path: Path) -> None:
+    text = sheet(tmp_path, {**FOUND, "base_url": "http://192.0.2.20:8012", "models": [], "task_model": ""})
+    assert "the first one in `/etc/llama-router/api-keys` on localhost" in text
+    assert "Certificate" not in text
+    assert json.loads(pasted(block(text, "curl"))[-2])["model"] == "MODEL"
+    assert loads(block(text, "OpenClaw"))["models"]["providers"]["llama-server"]["models"] == []
