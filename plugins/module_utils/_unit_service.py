@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
@@ -71,7 +71,7 @@ class UnitService:
             )
 
     @staticmethod
-    def _now(paths: Sequence[str] | dict[str, str]) -> dict[str, str | None]:
+    def _now(paths: Iterable[str]) -> dict[str, str | None]:
         return _router_files.digests(path for path in paths if not os.path.isdir(path))
 
     def _is_younger(self, path: str) -> bool:
