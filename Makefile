@@ -129,7 +129,7 @@ open-webui-lock: venv ## Pin what the role open_webui installs: make open-webui-
 	$(RUN) python tests/make_open_webui_lock.py $(VERSION) > roles/open_webui/files/requirements-$(VERSION).txt
 
 .PHONY: bench
-bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-connection bench-site bench-update ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-scrapes bench-connection bench-site bench-update ## All benchmarks
 
 .PHONY: test-model-file-long
 test-model-file-long: venv ## A download killed twenty times at random moments; the short form is in make functional
@@ -158,6 +158,10 @@ bench-plan: venv ## The plan of 200 models
 .PHONY: bench-exporter
 bench-exporter: venv ## The CPU of a scrape with 50 models
 	$(RUN) python tests/bench/exporter.py
+
+.PHONY: bench-scrapes
+bench-scrapes: venv ## What scrapes cost a model that answers: tokens a second
+	$(RUN) python tests/bench/scrapes.py
 
 .PHONY: test-monitoring
 test-monitoring: venv lab ## Ten minutes of load beside the real Prometheus, and every alert fired; the short form is in make functional-lab

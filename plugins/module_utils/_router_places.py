@@ -14,6 +14,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
@@ -41,10 +42,17 @@ class Places:
     local: bool = False
 
     @property
+    def port(self) -> int:
+        """The one that the router is asked at. Raises ValueError when the URL has none that can be."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
     def certificates(self) -> tuple[str, ...]:
         """Where certificates are shown."""
-        scheme, _colon, address = self.url.partition("://")
-        return (address, *self.tls) if scheme == "https" else self.tls
+        parts = urlsplit(self.url)
+        address = parts.netloc if parts.port else f"{parts.netloc}:{self.port}"
+        return (address, *self.tls) if parts.scheme == "https" else self.tls
 
 
 def of_unit(run: Run, name: str = UNIT) -> Places:

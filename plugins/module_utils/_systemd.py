@@ -88,6 +88,10 @@ class Unit:
         """Start it, also out of a pause between two tries, which a plain start would sit out."""
         self._systemctl("restart", self.name)
 
+    def reload(self) -> None:
+        """Let it read its files again, without an end of what it does."""
+        self._systemctl("reload", self.name)
+
     def enable(self, wanted: bool) -> None:
         """Whether it starts with the machine."""
         self._systemctl("enable" if wanted else "disable", "--quiet", self.name)

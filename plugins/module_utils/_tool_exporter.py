@@ -60,6 +60,8 @@ class Source:
 
     def report(self) -> dict[str, Any]:
         router, models = _router_report.router_of(self.places.url, self._connect)
+        if router["problem"] == "certificate":
+            self._client = None  # its authority may become known to this machine
         plan = _router_report.plan_of(self.places.plan)
         machine = {**self._machine, "unit": dict(self._machine["unit"])}
         report = self.watch.tell(_router_report.report(router, models, machine, plan, self.watch.loads(models)))
@@ -85,8 +87,7 @@ class Source:
     def _look(self) -> None:
         run = _router_places.run_here
         unit = _router_report.unit_of(run, self.places.unit)
-        port = int(self.places.url.rpartition(":")[2])
-        connections = sum(c.established and c.port == port for c in _port_hold.connections())
+        connections = sum(c.established and c.port == self.places.port for c in _port_hold.connections())
         # Without its own one, on which it hears the router's events.
         clients = max(0, connections - self.watch.events_up)
         self._machine = {**_router_report.host_of(self.places, run), "unit": unit, "connections": clients}

@@ -99,7 +99,7 @@ class Removal:
 
     def run(self) -> dict[str, Any]:
         units = [Unit(self._run, name) for name in self.params["units"]]
-        units = [unit for unit in units if unit.state().loaded != "not-found"]
+        units = [unit for unit in units if unit.properties("LoadState")["LoadState"] != "not-found"]
         paths = found(self.params["paths"], self.params["keep"])
         folders = empty(self.params["folders"], paths)
         user = self.params["user"] if self._is_there(pwd.getpwnam) else None

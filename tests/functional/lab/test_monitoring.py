@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from monitored_certificates import BehindTls
 from monitored_faults import FAULTS
 from monitored_guest import (
     EXPORTER,
@@ -36,6 +37,7 @@ from monitored_guest import (
     on_node,
     until,
 )
+from monitored_theirs import Theirs
 
 LONG = "MONITORING_SECONDS" in os.environ
 SECONDS = float(os.environ.get("MONITORING_SECONDS", "120"))
@@ -222,6 +224,70 @@ def test_an_alert_fires_when_it_is_done_and_clears_when_it_is_undone(guest: Gues
     with FAULTS[alert](guest):
         until(lambda: guest.fires(alert), 60, f"{alert} fires")
     until(lambda: not guest.query("ALERTS{alertstate='firing'}"), 60, "quiet after")
+
+
+# --- the router asked under a name, through the proxy -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def behind_tls(guest: Guest, hasty: None) -> Iterator[BehindTls]:
+    behind = BehindTls(guest)
+    yield behind
+    behind.remove()
+
+
+@pytest.mark.skipif(not LONG, reason="make test-monitoring does it")
+@pytest.mark.parametrize("way", ["untrusted", "expired", "for another name"])
+def test_a_wrong_certificate_is_told_of(guest: Guest, behind_tls: BehindTls, way: str) -> None:
+    until(lambda: not guest.query("ALERTS{alertstate='firing'}"), 60, "quiet before")
+    with behind_tls.wrong(way):
+        until(lambda: guest.fires("LlamacppKeyOrCertificateWrong"), 60, "it fires")
+        assert 'llamacpp_problem{problem="certificate"} 1.0' in guest.metrics()
+        if way == "expired":  # its date is told of, too, although nobody trusts it
+            until(lambda: guest.fires("LlamacppCertificateExpires"), 60, "that it has ended")
+    until(lambda: not guest.query("ALERTS{alertstate='firing'}"), 60, "quiet after")
+    guest.until_told("llamacpp_up 1.0")
+
+
+# --- a Prometheus that was there before -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(guest: Guest) -> Iterator[Theirs]:
+    theirs = Theirs(guest)
+    yield theirs
+    theirs.remove()
+
+
+def test_a_prometheus_that_somebody_has_already_goes_on_with_its_own_and_ours(guest: Guest, theirs: Theirs) -> None:
+    own = theirs.files()
+    with pytest.raises(AssertionError, match="Nothing was changed") as refused:
+        theirs.role()
+    for line in ("rule_files: /etc/theirs/llamacpp.rules.yml", "scrape_config_files: /etc/theirs/llamacpp.scrape.yml"):
+        assert line in " ".join(str(refused.value).split())
+    theirs.reads_ours()
+    assert changed(theirs.role("--check")) == 4
+    assert theirs.files() == own
+    began = theirs.query("process_start_time_seconds{job='mine'}")
+
+    # A bound below any number of loads, so that an alert fires as soon as it is evaluated.
+    assert changed(theirs.role(llama_monitoring_loads_per_hour=-1)) == 4  # three files and the reload
+    until(lambda: theirs.up("llamacpp"), 30, "the exporter is scraped")
+    until(lambda: theirs.fires("LlamacppThrashing"), 30, "an alert fires")
+    until(lambda: theirs.alerts() == {"llamacpp.rules.yml": set(FAULTS), "mine.yml": {"Mine"}}, 30, "every rule")
+    assert changed(theirs.role()) == 2  # the rules and the reload
+    until(lambda: not theirs.fires("LlamacppThrashing"), 30, "it clears")
+    assert theirs.up("mine")
+    assert theirs.fires("Mine")
+    assert changed(theirs.role()) == 0
+
+    assert changed(theirs.role(llama_monitoring_prometheus_state="absent")) == 3  # the files, the reload, the record
+    assert theirs.files() == own
+    until(lambda: theirs.jobs() == {"mine"}, 30, "their job alone")
+    until(lambda: theirs.alerts() == {"mine.yml": {"Mine"}}, 30, "their rules alone")
+    assert changed(theirs.role(llama_monitoring_prometheus_state="absent")) == 0
+    assert theirs.fires("Mine")
+    assert theirs.query("process_start_time_seconds{job='mine'}") == began
 
 
 # --- GPUs, which are the lab's stand-ins ------------------------------------------------------------------------

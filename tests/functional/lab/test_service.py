@@ -19,6 +19,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ VARIABLES: dict[str, Any] = {
     "llama_router_cpu_only": True,
     "llama_router_models_max": 1,
     "llama_router_api_keys": [KEY],
+    "llama_router_unload_idle_seconds": 3600,
     "llama_router_firewall_allow": [f"{NETWORK}.1", f"{NETWORK}.{PRIVILEGED}/32", "2001:db8::/64"],
     "llama_proxy_certificate": "/etc/ssl/proxy.pem",
     "llama_proxy_certificate_key": "/etc/ssl/proxy.key",
@@ -214,7 +216,7 @@ def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
 def test_rules_of_a_run_that_was_cut_off_come_into_force_by_the_next(play: Play) -> None:
     """It has written them; in force are still those of before."""
     rules = "/etc/llama-router/firewall.nft"
-    inside(UNPRIVILEGED, f"sed 's/8012, //; s/comment \"./&0/' {rules} >/tmp/older && nft --file /tmp/older")
+    inside(UNPRIVILEGED, f"sed 's/8012, //; s/comment \"./comment \"x/' {rules} >/tmp/older && nft --file /tmp/older")
     assert "8012" not in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
     play(*AT_ONE, "--tags", "router")
     assert "8012" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
@@ -284,6 +286,50 @@ def test_http_leads_to_https_and_a_renewed_certificate_is_taken_up(play: Play) -
         pytest.fail("nginx still shows the certificate of before")
 
 
+def test_what_a_run_that_broke_off_has_written_is_taken_up_by_the_next(play: Play) -> None:
+    """The keeper's unit, then nginx's site: a run fails between the file and the restart."""
+    router, keeper = (*AT_ONE, "--tags", "router"), {"llama_router_unload_idle_seconds": 700}
+    with _broken_off("llama-router-keeper.service"):
+        play(*router, **keeper)
+    assert "--unload-idle 700" in inside(UNPRIVILEGED, "cat /etc/systemd/system/llama-router-keeper.service")
+    words = "tr '\\0' ' ' </proc/$(systemctl show llama-router-keeper --property MainPID --value)/cmdline"
+    assert "--unload-idle 3600" in inside(UNPRIVILEGED, words)
+    assert "changed=1 " in play(*router, **keeper)
+    assert "--unload-idle 700" in inside(UNPRIVILEGED, words)
+
+    proxy, small = (*AT_ONE, "--tags", "proxy"), {"llama_proxy_max_body": "1k"}
+    with _broken_off("nginx.service"):
+        play(*proxy, **small)
+    assert "client_max_body_size 1k" in inside(UNPRIVILEGED, f"cat {NGINX}")
+    long = {"max_tokens": 1, "user": "x" * 2000}
+    assert ask(UNPRIVILEGED, long, 443).status == 200
+    assert "changed=1 " in play(*proxy, **small)
+    for _try in range(40):  # nginx reads it after the reload has returned
+        if ask(UNPRIVILEGED, long, 443).status == 413:
+            break
+        time.sleep(0.25)
+    else:
+        pytest.fail("nginx still serves the site of before")
+
+
+@contextmanager
+def _broken_off(unit: str) -> Iterator[None]:
+    """A run that fails when it comes to this unit: systemctl does, in the guest."""
+    fails = f'case "$*" in *{unit}*) echo broken off >&2; exit 1;; esac; exec /usr/bin/systemctl "$@"'
+    there = "/usr/local/sbin/systemctl"
+    inside(UNPRIVILEGED, f"printf '%s\\n' '#!/bin/sh' {shlex.quote(fails)} >{there}; chmod +x {there}")
+    try:
+        with pytest.raises(AssertionError, match="broken off"):
+            yield
+    finally:
+        inside(UNPRIVILEGED, f"rm {there}")
+
+
+def _words_of(vmid: int, unit: str) -> str:
+    """The command line of its process."""
+    return inside(vmid, f"tr '\\0' ' ' </proc/$(systemctl show {unit} --property MainPID --value)/cmdline")
+
+
 def test_instances_and_proxy_go_by_state(play: Play) -> None:
     first = VARIABLES["llamacpp_instances"][0]
     at_one = (*AT_ONE, "--tags", "instances,proxy")
@@ -291,7 +337,10 @@ def test_instances_and_proxy_go_by_state(play: Play) -> None:
     assert inside(UNPRIVILEGED, "ls /etc/llama-instance").split() == ["coder.env", "coder.keys"]
     assert inside(UNPRIVILEGED, "systemctl is-active llama-instance@coder || true").strip() == "inactive"
     assert inside(UNPRIVILEGED, "systemctl is-enabled llama-instance@coder || true").strip() == "disabled"
+    inside(UNPRIVILEGED, f"rm {NGINX}")  # as a run leaves it that was broken off
+    assert ":443 " in inside(UNPRIVILEGED, "ss --no-header --listening --tcp --numeric")
     play(*at_one, llama_instance_state="absent", llama_proxy_state="absent")
+    assert ":443 " not in inside(UNPRIVILEGED, "ss --no-header --listening --tcp --numeric")
     left = inside(
         UNPRIVILEGED,
         "ls -d /etc/llama-instance /etc/systemd/system/llama-instance* /etc/nginx/conf.d/llama* 2>/dev/null || true",

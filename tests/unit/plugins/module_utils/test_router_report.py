@@ -355,6 +355,20 @@ def test_the_certificates_that_the_exporter_watches_are_watched() -> None:
     assert Places("u").certificates == ()
 
 
+@pytest.mark.parametrize(
+    ("url", "port", "shown"),
+    [
+        ("https://llama.lan", 443, ("llama.lan:443",)),
+        ("https://[fd00::1]/", 443, ("[fd00::1]:443",)),
+        ("https://llama.lan:8443/", 8443, ("llama.lan:8443",)),
+        ("http://llama.lan", 80, ()),
+    ],
+)
+def test_a_url_need_not_name_its_port(url: str, port: int, shown: tuple[str, ...]) -> None:
+    places = Places("u", url)
+    assert (places.port, places.certificates) == (port, shown)
+
+
 @pytest.mark.parametrize("answer", [(0, "ExecStart=\n", ""), (127, "", "")])
 def test_without_a_unit_the_defaults_are_asked(answer: tuple[int, str, str]) -> None:
     assert of_unit(lambda _argv: answer, "u") == Places("u")
