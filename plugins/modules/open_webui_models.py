@@ -13,7 +13,8 @@ author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
   - Has a running Open WebUI show models as they are wanted. It adds and changes what is named; entries of other models
     stay, and so do the fields of an entry that are not named here.
-  - It also sets the model of a new chat, the pinned ones, the one that writes titles and tags, and where people find it.
+  - It also sets the model of a new chat, the pinned ones, the one that writes titles and tags, and the address for
+    people.
   - It goes through Open WebUI's REST API, as an administrator, and wants Open WebUI 0.12 or later.
 extends_documentation_fragment: [homelab.llamacpp.open_webui]
 attributes:
@@ -83,8 +84,8 @@ options:
     type: bool
   public_url:
     description:
-      - Where people find Open WebUI, as it links to itself in notifications and single sign-on (C(WEBUI_URL)). Kept as it
-        is when not set.
+      - Where people find Open WebUI, as it links to itself in notifications and single sign-on (C(WEBUI_URL)). Kept as
+        it is when not set.
     type: str
   wait_models:
     description:
