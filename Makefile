@@ -91,6 +91,7 @@ integration: venv ## ansible-test integration: the modules against the real llam
 functional: venv ## Properties judged by the real llama-server and Open WebUI, and the Proxmox modules over HTTPS
 	@tests/need chromium
 	@tests/open-webui install
+	@tests/nginx install
 	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab

@@ -13,7 +13,8 @@ author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
   - Has a running Open WebUI show models as they are wanted. It adds and changes what is named; entries of other models
     stay, and so do the fields of an entry that are not named here.
-  - It also sets the model of a new chat, the pinned ones, and the one that writes titles and tags.
+  - It also sets the model of a new chat, the pinned ones, the one that writes titles and tags, and the address for
+    people.
   - It goes through Open WebUI's REST API, as an administrator, and wants Open WebUI 0.12 or later.
 extends_documentation_fragment: [homelab.llamacpp.open_webui]
 attributes:
@@ -81,6 +82,11 @@ options:
   ollama_api:
     description: Whether Open WebUI asks an Ollama, too. Kept as it is when not set.
     type: bool
+  public_url:
+    description:
+      - Where people find Open WebUI, as it links to itself in notifications and single sign-on (C(WEBUI_URL)). Kept as
+        it is when not set.
+    type: str
   wait_models:
     description:
       - How many seconds may pass until Open WebUI has all models that are named. One that it has not then is an error,
@@ -166,6 +172,7 @@ class Change(NamedTuple):
 LISTS = Part("/api/v1/configs/models", "/api/v1/configs/models")
 TASKS = Part("/api/v1/tasks/config", "/api/v1/tasks/config/update")
 OLLAMA = Part("/ollama/config", "/ollama/config/update")
+ADMIN = Part("/api/v1/auths/admin/config", "/api/v1/auths/admin/config")
 
 
 class OpenWebUIModels:
@@ -262,6 +269,8 @@ class OpenWebUIModels:
             yield from self._differing(TASKS, webui.get(TASKS.read), {"TASK_MODEL_EXTERNAL": params["task_model"]})
         if params["ollama_api"] is not None:
             yield from self._differing(OLLAMA, webui.get(OLLAMA.read), {"ENABLE_OLLAMA_API": params["ollama_api"]})
+        if params["public_url"] is not None:
+            yield from self._differing(ADMIN, webui.get(ADMIN.read), {"WEBUI_URL": params["public_url"]})
 
     def _differing(self, part: Part, now: dict[str, Any], wanted: dict[str, Any]) -> Iterator[Change]:
         """The change that a part needs, if any. No value, no text and no list are the same."""
@@ -306,6 +315,7 @@ def main() -> None:
             "pinned_models": ids,
             "task_model": {"type": "str"},
             "ollama_api": {"type": "bool"},
+            "public_url": {"type": "str"},
             "wait_models": {"type": "int", "default": 10},
         },
         mutually_exclusive=EXCLUSIVE,

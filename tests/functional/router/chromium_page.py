@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import select
@@ -15,12 +16,26 @@ from pathlib import Path
 from typing import Any
 
 
-class Page:
-    """One page of a Chromium of its own. `pictures` stay where PICTURES says, to be looked at."""
+def public_key(certificate: Path) -> str:
+    """The hash of a certificate's public key, as Chromium names it."""
+    pem = subprocess.run(["openssl", "x509", "-in", certificate, "-noout", "-pubkey"], check=True, capture_output=True)
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-outform", "DER"], input=pem.stdout, check=True, capture_output=True
+    )
+    return base64.b64encode(hashlib.sha256(der.stdout).digest()).decode()
 
-    def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
+
+class Page:
+    """One page of a Chromium of its own. `pictures` stay where PICTURES says, to be looked at.
+
+    It trusts the certificate `trusted`, whoever signed it.
+    """
+
+    def __init__(self, folder: Path, width: int = 1280, height: int = 900, trusted: Path | None = None) -> None:
         self._argv = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         self._argv += [f"--window-size={width},{height}", f"--user-data-dir={folder / 'chromium'}", "--lang=en-US"]
+        if trusted:
+            self._argv.append(f"--ignore-certificate-errors-spki-list={public_key(trusted)}")
         self.pictures = Path(os.environ.get("PICTURES", folder))
         self._last, self._buffer, self._session = 0, b"", ""
         self.errors: list[str] = []

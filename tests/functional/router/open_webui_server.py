@@ -23,8 +23,8 @@ USER_EMAIL, USER_PASSWORD = "user@example.com", "a-users-password"
 class OpenWebUIServer:
     """One Open WebUI with its data in `folder`. `environment` is what an operator would set for it."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, port: int | None = None, **environment: str) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "open-webui.log"
         self._environment = {

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from typing import Any
 
 import pytest
 from chromium_page import Page
+from nginx_server import Proxy
 from open_webui_server import EMAIL, PASSWORD, USER_EMAIL, USER_PASSWORD, OpenWebUIServer
 from router_server import KEY, KEYS, Call, Server, free_port, section, wait_until
 
@@ -49,10 +52,21 @@ def router(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def webui(folder: Path, router: Server) -> Iterator[OpenWebUIServer]:
-    """Its environment names the router, as an operator's would; what counts is its database."""
-    environment = {"OPENAI_API_BASE_URLS": router.url + "/v1", "OPENAI_API_KEYS": KEY, "ENABLE_OLLAMA_API": "true"}
-    with OpenWebUIServer(folder, **environment) as running:
+def proxy(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> Iterator[Proxy]:
+    with Proxy(tmp_path_factory.mktemp("nginx"), certificate) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def webui(folder: Path, router: Server, proxy: Proxy) -> Iterator[OpenWebUIServer]:
+    """Its environment names the router, as an operator's would; what counts is its database. Also behind a proxy."""
+    environment = {
+        **proxy.environment,
+        "OPENAI_API_BASE_URLS": router.url + "/v1",
+        "OPENAI_API_KEYS": KEY,
+        "ENABLE_OLLAMA_API": "true",
+    }
+    with OpenWebUIServer(folder, proxy.port, **environment) as running:
         user = {"name": "User", "email": USER_EMAIL, "password": USER_PASSWORD, "role": "user"}
         running.ask("POST", "/api/v1/auths/add", user)
         yield running
@@ -347,8 +361,13 @@ def command_lines() -> set[str]:
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 @pytest.mark.usefixtures("connected")
-def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: Call, tmp_path: Path) -> None:
-    """A user signs in, asks, reads the answer as it comes, and asks another model, for which the router evicts one."""
+def test_a_person_asks_in_the_page(
+    proxy: Proxy, router: Server, run: Call, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A user signs in, asks, reads the answer as it comes, and asks another model, for which the router evicts one.
+
+    Over TLS, through the proxy; the answer's parts come by the page's websocket.
+    """
     wanted = [
         {"id": "alpha", "name": "The First", "visibility": "public", "params": {"max_tokens": 40}},
         {"id": "beta", "name": "The Second", "visibility": "public", "params": {"max_tokens": 40}},
@@ -360,8 +379,8 @@ def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: 
             router.client.unload(name)
     wait_until(lambda: router.status() == dict.fromkeys(IDS, "unloaded"), seconds=60)
     router.load("gamma")  # as the plan keeps it
-    with Page(tmp_path) as page:
-        page.open(webui.url)
+    with Page(tmp_path, trusted=certificate[0]) as page:
+        page.open(proxy.url)
         page.type("#email", USER_EMAIL)
         page.type("input[type=password]", USER_PASSWORD)
         page.picture("open-webui-sign-in")
@@ -380,6 +399,44 @@ def test_a_person_asks_in_the_page(webui: OpenWebUIServer, router: Server, run: 
         wait_until(lambda: running(router) in (["alpha", "beta"], ["beta", "gamma"]), seconds=60)
         assert "proxying request to model gamma" in router.log.read_text()
         assert not page.errors
+    wait_until(lambda: "/ws/socket.io/?EIO=4&transport=websocket" in proxy.requests())
+    sockets = [line for line in proxy.requests().splitlines() if "/ws/socket.io/" in line]
+    assert all('transport=websocket HTTP/1.1" 101 ' in line for line in sockets), sockets
+
+
+def test_the_proxy_keeps_what_open_webui_needs(proxy: Proxy, webui: OpenWebUIServer) -> None:
+    """Its websocket for its own pages alone, and its cookies for TLS alone."""
+
+    def ask(method: str, path: str, body: object = None, **headers: str) -> http.client.HTTPResponse:
+        context = ssl._create_unverified_context()
+        line = http.client.HTTPSConnection("127.0.0.1", proxy.https, timeout=60, context=context)
+        data = None if body is None else json.dumps(body)
+        line.request(method, path, data, {"Content-Type": "application/json", **headers})
+        return line.getresponse()
+
+    def socket(origin: str) -> int:
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        key = {"Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
+        return ask("GET", "/ws/socket.io/?EIO=4&transport=websocket", **upgrade, **key, Origin=origin).status
+
+    assert socket(proxy.url) == 101
+    assert socket("https://elsewhere.example") in (400, 403)
+    signed_in = ask("POST", "/api/v1/auths/signin", {"email": USER_EMAIL, "password": USER_PASSWORD})
+    assert signed_in.status == 200
+    cookies = signed_in.headers.get_all("Set-Cookie")
+    assert cookies
+    assert all("; secure" in cookie.lower() for cookie in cookies), cookies
+    assert webui.ask("GET", "/api/v1/auths/admin/config")["WEBUI_URL"] == proxy.url
+
+
+def test_a_public_url_that_was_saved_in_the_page_is_converged(proxy: Proxy, webui: OpenWebUIServer, run: Call) -> None:
+    before = webui.ask("GET", "/api/v1/auths/admin/config")
+    webui.ask("POST", "/api/v1/auths/admin/config", {**before, "WEBUI_URL": "http://of.before"})
+    assert run("models", public_url=proxy.url, check=True)["changed"]
+    done = run("models", public_url=proxy.url)
+    assert done["diff"] == {"before": {"WEBUI_URL": "http://of.before"}, "after": {"WEBUI_URL": proxy.url}}
+    assert webui.ask("GET", "/api/v1/auths/admin/config") == before
+    assert not run("models", public_url=proxy.url)["changed"]
 
 
 def running(router: Server) -> list[str]:

@@ -56,6 +56,7 @@ class WebUI(HttpDouble):
             },
             "/api/v1/tasks/config": {"TASK_MODEL": "", "TASK_MODEL_EXTERNAL": "", "ENABLE_TAGS_GENERATION": True},
             "/ollama/config": {"ENABLE_OLLAMA_API": True, "OLLAMA_BASE_URLS": ["x"], "OLLAMA_API_CONFIGS": {}},
+            "/api/v1/auths/admin/config": {"WEBUI_URL": "", "ENABLE_SIGNUP": False},
         }
         self.entries: dict[str, dict[str, Any]] = {
             "mine": {"id": "mine", "name": "Mine", "base_model_id": "a", "meta": {}, "params": {}, "access_grants": []}
@@ -300,6 +301,7 @@ MODELS = {
     "pinned_models": ["a"],
     "task_model": "b",
     "ollama_api": False,
+    "public_url": "https://chat.example.org",
 }
 
 
@@ -317,6 +319,10 @@ def test_models_come_change_and_go(webui: WebUI, call: Call) -> None:
     }
     assert webui.state["/api/v1/tasks/config"]["TASK_MODEL_EXTERNAL"] == "b"
     assert webui.state["/ollama/config"]["ENABLE_OLLAMA_API"] is False
+    assert webui.state["/api/v1/auths/admin/config"] == {
+        "WEBUI_URL": "https://chat.example.org",
+        "ENABLE_SIGNUP": False,
+    }
     written = len(webui.written)
     assert not call("models", **MODELS)["changed"]
     assert len(webui.written) == written
