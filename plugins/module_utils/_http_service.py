@@ -140,8 +140,8 @@ def _tls_context(validate_certs: bool, ca_path: str | None) -> ssl.SSLContext:
 def kind(headers: Any) -> str:
     """What an answer is that is not the JSON that was wanted."""
     if headers.get("Location"):
-        # Its query may be a ticket of whoever is to sign in there.
-        return f"a redirect to {str(headers['Location']).partition('?')[0].rpartition('@')[2]}"
+        # Behind the path there may be a ticket of whoever is to sign in there.
+        return f"a redirect to {re.split('[?#]', str(headers['Location']))[0].rpartition('@')[2]}"
     if headers.get("WWW-Authenticate"):
         return "a login of its own; name the address behind it"
     named = str(headers.get("Content-Type") or "nothing").partition(";")[0]

@@ -85,7 +85,10 @@ def _with_models(text: str, path: Sequence[Step], before: Any, entries: Sequence
             continue
         for field, value in entry.items():
             at = [*path, kept, field]
-            text = _with_compat(text, at, model.get(field)) if field == "compat" else put(text, at, value)
+            if field == "compat":
+                text = _with_compat(text, at, model.get(field))
+            elif model.get(field) != value:  # each put reads the whole text
+                text = put(text, at, value)
         kept += 1
     for place, entry in enumerate(wanted.values(), kept):
         text = put(text, [*path, place], entry)

@@ -74,5 +74,6 @@ def test_what_an_answer_is_that_was_not_wanted() -> None:
     assert kind({"Content-Type": "text/plain"}) == "text/plain, no JSON"
     assert kind({}) == "nothing, no JSON"
     assert kind({"WWW-Authenticate": "Basic", "Content-Type": "text/html"}).startswith("a login of its own")
-    sent_on = kind({"Location": "https://login.example.org/in?ticket=secret", "Content-Type": "text/html"})
-    assert sent_on == "a redirect to https://login.example.org/in"
+    for ticket in ("", "?ticket=secret", "#ticket=secret"):
+        sent_on = kind({"Location": f"https://login.example.org/in{ticket}", "Content-Type": "text/html"})
+        assert sent_on == "a redirect to https://login.example.org/in"
