@@ -48,6 +48,19 @@ def changes(entry: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple
     return {name: now[name] for name in differing}, differing
 
 
+def with_public(
+    models: Iterable[Mapping[str, Any]], public: Iterable[str], entries: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """`models` (options) with those of `public` for everybody: where no visibility is said, and no other entry is."""
+    everybodys = list(dict.fromkeys(public))
+    told = [dict(model) for model in models]
+    for model in told:
+        if model["id"] in everybodys and model.get("visibility") is None:
+            model["visibility"] = "public"
+    named = {model["id"] for model in told}
+    return told + [{"id": one, "visibility": "public"} for one in everybodys if one not in named | entries.keys()]
+
+
 def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
     """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest.
 
