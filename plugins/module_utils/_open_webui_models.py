@@ -58,6 +58,19 @@ def shown(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str
     return {**before, "params": then}, {**after, "params": now}
 
 
+def with_public(
+    models: Iterable[Mapping[str, Any]], public: Iterable[str], entries: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """`models` (options) with those of `public` for everybody: where no visibility is said, and no other entry is."""
+    everybodys = list(dict.fromkeys(public))
+    told = [dict(model) for model in models]
+    for model in told:
+        if model["id"] in everybodys and model.get("visibility") is None:
+            model["visibility"] = "public"
+    named = {model["id"] for model in told}
+    return told + [{"id": one, "visibility": "public"} for one in everybodys if one not in named | entries.keys()]
+
+
 def form(entry: Mapping[str, Any] | None, model_id: str, differing: Mapping[str, Any]) -> dict[str, Any]:
     """What Open WebUI's import is given, so that an entry gets what differs and keeps the rest.
 

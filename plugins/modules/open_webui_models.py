@@ -55,6 +55,13 @@ options:
           - Parameters of its requests, as Open WebUI names them (C(temperature), C(system), C(max_tokens), …). Others
             are kept; null takes one away.
         type: dict
+  public:
+    description:
+      - Ids of models that everybody is to see where nothing else is said - O(models) has no visibility for it, and no
+        other entry is there. An entry that O(models) does not name stays as it is.
+    type: list
+    elements: str
+    default: []
   absent:
     description:
       - Ids of models whose entries are taken away, and from order, defaults and pins. The model itself is the router's.
@@ -152,6 +159,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_model
     joined,
     shown,
     wait_for,
+    with_public,
 )
 
 
@@ -179,6 +187,7 @@ class OpenWebUIModels:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params: dict[str, Any] = module.params
+        self.models: list[dict[str, Any]] = []
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
 
@@ -195,7 +204,7 @@ class OpenWebUIModels:
                 f"models: ids of at most 256 characters without blanks were wanted, {odd[0]!r} was found; Open WebUI"
                 " keeps no others: rename the model in the router's presets"
             )
-        ids += [one for listed in lists for one in listed]
+        ids += [one for listed in (self.params["public"], *lists) for one in listed]
         ids += [self.params["task_model"]] if self.params["task_model"] else []
         both = sorted(set(ids) & set(self.params["absent"]))
         if both:
@@ -212,6 +221,7 @@ class OpenWebUIModels:
         configurations = list(self._configurations(webui))
         # Read after the wait, and just before the change: what somebody else changes meanwhile is not to be undone.
         entries = entries_of(webui)
+        self.models = with_public(self.params["models"], self.params["public"], entries)
         forms = self._forms(entries)
         removed = [one for one in self.params["absent"] if one in entries]
         self.before.update({one: entries[one]["name"] for one in removed})
@@ -247,7 +257,7 @@ class OpenWebUIModels:
     def _forms(self, entries: dict[str, Any]) -> list[dict[str, Any]]:
         """What is imported: the entries that are new or differ."""
         forms = []
-        for model in self.params["models"]:
+        for model in self.models:
             entry = entries.get(model["id"])
             before, after = changes(entry, model)
             if after:
@@ -282,7 +292,7 @@ class OpenWebUIModels:
 
     def _read_back(self, webui: OpenWebUI, ids: list[str], removed: list[str], changed: list[Change]) -> None:
         entries = entries_of(webui) if ids or removed else {}
-        wanted = {model["id"]: model for model in self.params["models"]}
+        wanted = {model["id"]: model for model in self.models}
         wrong = [one for one in ids if one not in entries or changes(entries[one], wanted[one])[1]]
         wrong += [one for one in removed if one in entries]
         for change in changed:
@@ -309,6 +319,7 @@ def main() -> None:
         argument_spec={
             **ARGUMENTS,
             "models": {"type": "list", "elements": "dict", "default": [], "options": model},
+            "public": {**ids, "default": []},
             "absent": {**ids, "default": []},
             "order": ids,
             "default_models": ids,

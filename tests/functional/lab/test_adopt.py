@@ -12,7 +12,8 @@ import shutil
 
 import pytest
 import yaml
-from hand_made import HandMade, changed, words
+from hand_made import HandMade, changed
+from plays import words
 
 KEY = "sk-of-the-old-days-0123456789"
 UNIT = f"""\

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import loads
-from hand_made import HandMade, changed, lab, words
+from hand_made import HandMade, changed, lab
+from plays import words
 
 KEY = "the-key-of-the-clients-0123456789"
 UNIT = """\

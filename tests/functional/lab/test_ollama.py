@@ -10,7 +10,8 @@ import json
 import shlex
 
 import pytest
-from hand_made import CHECKOUT, HandMade, changed, words
+from hand_made import HandMade, changed
+from plays import CHECKOUT, words
 
 UNIT = """\
 [Unit]

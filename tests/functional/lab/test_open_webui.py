@@ -2,198 +2,107 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open WebUI from PyPI in a guest, beside a guest with a real router: site.yml, an update, bad ones, the way back.
+"""Open WebUI from PyPI in a guest, beside guests with real routers: site.yml, people, faults, updates, the way back.
 
-Long: each release is a real install. The torch is this machine's where pip has one (`pip download`), else PyTorch's.
+Long: each release is a real install. It is without torch: PyTorch's own index is not PyPI's.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import signal
 import subprocess
-import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from build_guest import TESTS, BuildGuest, lab, on_node
-from hand_made import PLAYBOOKS, words
+from open_webui_home import ADMIN, CHAT, NETWORK, ROUTER, SECOND, Home, Watch, WebUI
+from plays import CHECKOUT, changed, words
 
 pytestmark = pytest.mark.skipif("HOMELAB_LONG_TESTS" not in os.environ, reason="make test-clients runs it")
 
-IMAGE = "debian-12-standard_12.12-1_amd64"
-ROUTER, CHAT = 172, 173
-LOCK = PLAYBOOKS.parent / "roles/open_webui/files/requirements-0.12.4.txt"
-NETWORK = lab.address.rpartition(".")[0]
-URL = f"http://{NETWORK}.{CHAT}:8080"
-DATABASE = "/var/lib/open-webui/data/webui.db"
-
-
-class Home:
-    """An inventory of two guests, and the collection's playbooks run on it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.router, self.chat = BuildGuest(ROUTER, folder), BuildGuest(CHAT, folder)
-        (folder / "ansible.cfg").write_text(
-            "[defaults]\ncallback_result_format = yaml\n[ssh_connection]\npipelining = true\n"
-        )
-
-    def inventory(self, **chat: Any) -> dict[str, Any]:
-        def guest(vmid: int, **more: Any) -> dict[str, Any]:
-            net = {"name": "eth0", "bridge": "vmbr0", "ip": f"{NETWORK}.{vmid}/24", "gw": f"{NETWORK}.1"}
-            return {
-                "ansible_connection": "homelab.llamacpp.pct",
-                "ansible_host": lab.address,
-                "proxmox_lxc_node": "pve",
-                "proxmox_lxc_vmid": vmid,
-                "proxmox_lxc_storage": "local-lvm",
-                "proxmox_lxc_cores": 2,
-                "proxmox_lxc_net": {"net0": net},
-                **more,
-            }
-
-        models = [
-            {"name": name, "source": {"path": "/srv/models/tiny-single.gguf"}, "options": {"ctx-size": 512}, **more}
-            for name, more in (("small", {"pinned": True}), ("large", {}))
-        ]
-        router = guest(
-            ROUTER,
-            proxmox_lxc_ostemplate="local:vztmpl/debian-14-forky-llama_14.0-1_amd64.tar.zst",
-            proxmox_lxc_disk_gib=4,
-            proxmox_lxc_memory_mib=1024,
-            proxmox_lxc_models_gib=1,
-            proxmox_lxc_mounts=[{"volume": "/srv/clients", "mp": "/srv/models", "ro": True}],
-            llama_router_cpu_only=True,
-            llama_router_models_max=2,
-            llamacpp_models=models,
-            llama_clients_sheet=str(self.folder / "llama.md"),
-        )
-        webui = guest(
-            CHAT,
-            proxmox_lxc_ostemplate=f"local:vztmpl/{IMAGE}.tar.zst",
-            proxmox_lxc_disk_gib=16,
-            proxmox_lxc_memory_mib=3072,
-            open_webui_offline=True,
-            open_webui_torch="",
-            **chat,
-        )
-        login = {
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(lab.key),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={lab.known_hosts} -o IdentitiesOnly=yes",
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
-        return {
-            "all": {"vars": login},
-            "proxmox_nodes": {"hosts": {"pve": {"ansible_host": lab.address}}},
-            "llama_routers": {"hosts": {"llama": router}},
-            "open_webuis": {"hosts": {"chat": webui}},
-        }
-
-    def play(self, playbook: str | Path = "site.yml", *options: str, ok: bool = True, **chat: Any) -> str:
-        (self.folder / "hosts.yml").write_text(yaml.safe_dump(self.inventory(**chat)))
-        done = subprocess.run(
-            ["ansible-playbook", "-i", "hosts.yml", str(PLAYBOOKS / playbook), *options],
-            cwd=self.folder,
-            env={**os.environ, "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == ok, done.stdout
-        return done.stdout
-
-    def role(self, entry: str, *options: str, **variables: Any) -> str:
-        play = self.folder / "role.yml"
-        task = {
-            "ansible.builtin.import_role": {"name": "homelab.llamacpp.open_webui", "tasks_from": entry},
-            "vars": variables,
-        }
-        play.write_text(yaml.safe_dump([{"hosts": "open_webuis", "gather_facts": False, "tasks": [task]}]))
-        return self.play(play, *options)
-
-    def ask(self, path: str, body: Any = None, token: str = "") -> Any:
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=120) as answer:
-            return json.load(answer)
-
-    def sign_in(self) -> str:
-        account = dict(re.findall(r"(?m)^WEBUI_ADMIN_(\w+)='(.*)'$", self.chat.run("cat /etc/open-webui/admin.env")))
-        token = self.ask("/api/v1/auths/signin", {"email": account["EMAIL"], "password": account["PASSWORD"]})["token"]
-        return str(token)
-
-    def titles(self) -> list[str]:
-        """The chats that the database has."""
-        return [chat["title"] for chat in self.ask("/api/v1/chats/", token=self.sign_in())]
-
-    def talk(self, title: str) -> None:
-        self.ask("/api/v1/chats/new", {"chat": {"title": title, "messages": []}}, self.sign_in())
-
-    def current(self) -> str:
-        return self.chat.run("readlink /opt/open-webui/current").rpartition("/")[2]
-
-
-def changed(output: str) -> dict[str, int]:
-    return {host: int(count) for host, count in re.findall(r"(?m)^(\w+) +: ok=.*changed=(\d+)", output)}
+LOCK = CHECKOUT / "roles/open_webui/files/requirements-0.12.4.txt"
+DATA = "/var/lib/open-webui"
+KEYS = "/etc/llama-router/api-keys"
+ROUTER_URL = f"http://{NETWORK}.{ROUTER}:8012/v1"
+HOSTS = {"chat": 0, "llama": 0, "pve": 0}
+THEIR_PASSWORD, USER_PASSWORD = "a-password-of-theirs", "a-password-of-a-user"
+# An Open WebUI that somebody runs by hand, with an environment that its database does not follow any more.
+THEIR_UNIT = f"""
+id someone >/dev/null 2>&1 || useradd --create-home someone
+systemctl stop theirs 2>/dev/null
+exec systemd-run --quiet --unit=theirs --uid=someone --working-directory=/home/someone \\
+  -E HOME=/home/someone -E DATA_DIR=/home/someone/data -E STATIC_DIR=/home/someone/static \\
+  -E WEBUI_SECRET_KEY=theirs -E OFFLINE_MODE=true -E HF_HUB_OFFLINE=1 -E RAG_EMBEDDING_ENGINE=openai \\
+  -E WEBUI_ADMIN_EMAIL={ADMIN} -E WEBUI_ADMIN_PASSWORD={THEIR_PASSWORD} \\
+  -E OPENAI_API_BASE_URLS=%s -E OPENAI_API_KEYS=of-theirs \\
+  /opt/open-webui/current/bin/open-webui serve --port 8090
+"""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    folder = tmp_path_factory.mktemp("open_webui")
-    home = Home(folder)
-    for guest in (home.router, home.chat):
-        guest.remove()
-    subprocess.run([TESTS / "lab/lab", "build", IMAGE], check=True)
-    with (Path(lab.cache) / f"{IMAGE}.tar.zst").open("rb") as image:
-        place = f"/var/lib/vz/template/cache/{IMAGE}.tar.zst"
-        subprocess.run(lab.ssh(f"cat >{place}.new && mv {place}.new {place}"), stdin=image, check=True)
-    subprocess.run([sys.executable, TESTS / "make_tiny_models.py", folder / "models"], check=True, capture_output=True)
-    with (folder / "models/tiny-single.gguf").open("rb") as model:
-        put = "mkdir -p /srv/clients && cat >/srv/clients/tiny-single.gguf && chmod 755 /srv/clients"
-        subprocess.run(lab.ssh(put), stdin=model, check=True)
-    home.output = home.play()  # type: ignore[attr-defined]
+    home = Home(tmp_path_factory.mktemp("open_webui"))
+    home.create()
     yield home
-    for guest in (home.router, home.chat):
-        guest.remove()
-    on_node("rm -rf /srv/clients")
+    home.remove()
+
+
+@pytest.fixture(scope="module")
+def theirs(home: Home) -> Iterator[WebUI]:
+    """Another Open WebUI, which this collection has not made."""
+    webui = WebUI(f"http://{NETWORK}.{CHAT}:8090")
+    for url in ("https://example.invalid/v1", ROUTER_URL):
+        home.chat.run(THEIR_UNIT % url)
+        webui.until_up()
+    webui.sign_in(ADMIN, THEIR_PASSWORD)
+    yield webui
+    home.chat.run("systemctl stop theirs")
 
 
 def test_it_answers_with_the_routers_models(home: Home) -> None:
-    output = words(home.output)  # type: ignore[attr-defined]
-    assert f"point a browser at {URL}" in output
-    assert "titles and tags by small" in output
-    token = home.sign_in()
-    assert sorted(model["id"] for model in home.ask("/api/models", token=token)["data"]) == ["large", "small"]
-    question = {"model": "large", "messages": [{"role": "user", "content": "Hello"}], "stream": False, "max_tokens": 8}
-    assert home.ask("/api/chat/completions", question, token)["choices"][0]["message"]["role"] == "assistant"
-    assert home.ask("/api/v1/tasks/config", token=token)["TASK_MODEL_EXTERNAL"] == "small"
-    assert not home.ask("/ollama/config", token=token)["ENABLE_OLLAMA_API"]
-    assert not home.ask("/api/config")["features"]["enable_signup"]
-    assert f"`http://{NETWORK}.{ROUTER}:8012/v1`" in (home.folder / "llama.md").read_text()
+    output = words(home.output)
+    assert f"point a browser at {home.webui.url}" in output
+    assert "Models: large, small; titles and tags by small" in output
+    webui = home.sign_in()
+    assert webui.models() == ["large", "small"]
+    assert webui.answers("large")
+    assert webui.ask("/api/v1/tasks/config")["TASK_MODEL_EXTERNAL"] == "small"
+    assert not webui.ask("/ollama/config")["ENABLE_OLLAMA_API"]
+    assert not webui.ask("/api/config")["features"]["enable_signup"]
+    assert f"`{ROUTER_URL}`" in (home.folder / "llama.md").read_text()
 
 
 def test_secrets_are_where_they_belong(home: Home) -> None:
-    key = home.router.run("tail -n 1 /etc/llama-router/api-keys")
+    """In a run that hands the key over, at its most talkative."""
+    key = home.router.run(f"tail -n 1 {KEYS}")
     password = home.chat.run("sed -n \"s/^WEBUI_ADMIN_PASSWORD='\\(.*\\)'/\\1/p\" /etc/open-webui/admin.env")
+    session = home.chat.run("sed -n 's/^WEBUI_SECRET_KEY=//p' /etc/open-webui/secret.env")
     assert len(password) == 24
-    for secret in (key, password):
-        assert secret not in home.output  # type: ignore[attr-defined]
-        assert secret not in home.play("site.yml", "-vvv", "--diff", "--tags", "open_webui")
-        found = home.chat.run(
-            f"grep -rlF -- '{secret}' /etc /opt/open-webui/current/bin /proc/[0-9]*/cmdline 2>/dev/null", check=False
-        )
-        assert set(found.split()) <= {"/etc/open-webui/admin.env"}
-        assert secret not in home.chat.run("journalctl --no-pager")
-    modes = home.chat.run("stat -c '%a %U' /etc/open-webui/*.env /var/lib/open-webui").split("\n")
+    secrets = [key, password, session]
+    config = home.sign_in().ask("/openai/config")
+    home.webui.ask("/openai/config/update", {**config, "OPENAI_API_KEYS": ["the-key-from-before"]})
+    with Watch([*secrets, "the-key-from-before"], home.router, home.chat) as watch:
+        output = home.only("-vvv", "--diff")
+    assert changed(output)["chat"] == 1
+    assert "(differs)" in output
+    assert watch.found == []
+    secret_file = home.folder / "secrets"
+    secret_file.write_text("\n".join(secrets) + "\n")
+    places = "/etc /root /home /tmp /opt/open-webui/current/bin /run/systemd /var/log"
+    for guest, allowed in (
+        (home.chat, {"/etc/open-webui/admin.env", "/etc/open-webui/secret.env"}),
+        (home.router, {KEYS}),
+    ):
+        with secret_file.open("rb") as patterns:
+            look = f"cat >/run/patterns; grep -rlFf /run/patterns {places} 2>/dev/null; rm /run/patterns"
+            found = subprocess.run(guest.attached(look), stdin=patterns, capture_output=True, text=True, check=False)
+        assert set(found.stdout.split()) == allowed
+        journal = guest.run("journalctl --no-pager")
+        assert len(journal) > 1000
+        assert not [secret for secret in secrets if secret in journal + home.output + output]
+    modes = home.chat.run(f"stat -c '%a %U' /etc/open-webui/*.env {DATA}").split("\n")
     assert modes == ["600 root", "600 root", "750 open-webui"]
 
 
@@ -204,29 +113,152 @@ def test_the_unit_is_hardened(home: Home) -> None:
 
 
 def test_a_second_run_changes_nothing(home: Home) -> None:
-    assert changed(home.play()) == {"chat": 0, "llama": 0, "pve": 0}
-    assert changed(home.play("site.yml", "--check", "--diff")) == {"chat": 0, "llama": 0, "pve": 0}
+    assert changed(home.play()) == HOSTS
+    assert changed(home.play("--check", "--diff")) == HOSTS
+
+
+def test_it_begins_closed_and_with_the_router_alone(home: Home) -> None:
+    """Without the playbook's last steps: what it is from the moment in which it first listens."""
+    aside = f"systemctl stop open-webui; mv {DATA}/data {DATA}/aside"
+    # Nothing in the folders that it writes to, or above them, is taken for one of its modules.
+    traps = " ".join(f"{folder}/{name}.py" for folder in ("/var/lib", DATA) for name in ("chromadb", "open_webui"))
+    home.chat.run(
+        f"for trap in {traps}; do echo 'raise SystemExit(3)' >$trap; done; {aside}; systemctl start open-webui"
+    )
+    try:
+        anyone = WebUI(home.webui.url)
+        anyone.until_up()
+        assert not anyone.ask("/api/config")["features"]["enable_signup"]
+        mallory = {"name": "Mallory", "email": "mallory@example.com", "password": "a-password-of-mallorys"}
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            anyone.ask("/api/v1/auths/signup", mallory)
+        config = home.sign_in().ask("/openai/config")
+        assert config["OPENAI_API_BASE_URLS"] == [ROUTER_URL]
+        assert config["OPENAI_API_KEYS"] == [""]
+    finally:
+        home.chat.run(f"systemctl stop open-webui; rm -r {traps} {DATA}/data; mv {DATA}/aside {DATA}/data")
+        home.chat.run("systemctl start open-webui")
+        home.webui.until_up()
+    assert changed(home.only())["chat"] == 0
 
 
 def test_what_people_made_stays(home: Home) -> None:
-    token = home.sign_in()
-    config = home.ask("/openai/config", token=token)
+    webui = home.sign_in()
+    config = webui.ask("/openai/config")
     config["OPENAI_API_BASE_URLS"].insert(0, "https://example.invalid/v1")
     config["OPENAI_API_KEYS"].insert(0, "theirs")
     config["OPENAI_API_CONFIGS"] = {"0": {"enable": False}, "1": config["OPENAI_API_CONFIGS"]["0"]}
-    home.ask("/openai/config/update", config, token)
-    home.ask(
-        "/api/v1/tasks/config/update",
-        {**home.ask("/api/v1/tasks/config", token=token), "TASK_MODEL_EXTERNAL": ""},
-        token,
-    )
-    assert changed(home.play("site.yml", "--tags", "open_webui"))["chat"] == 1
-    assert home.ask("/openai/config", token=token)["OPENAI_API_BASE_URLS"][0] == "https://example.invalid/v1"
-    assert home.ask("/api/v1/tasks/config", token=token)["TASK_MODEL_EXTERNAL"] == "small"
+    webui.ask("/openai/config/update", config)
+    webui.ask("/api/v1/tasks/config/update", {**webui.ask("/api/v1/tasks/config"), "TASK_MODEL_EXTERNAL": ""})
+    assert changed(home.only())["chat"] == 1
+    assert webui.ask("/openai/config")["OPENAI_API_BASE_URLS"][0] == "https://example.invalid/v1"
+    assert webui.ask("/api/v1/tasks/config")["TASK_MODEL_EXTERNAL"] == "small"
+
+
+def test_people_see_the_models_when_they_are_public(home: Home) -> None:
+    user = {"name": "User", "email": "user@example.com", "password": USER_PASSWORD, "role": "user"}
+    home.sign_in().ask("/api/v1/auths/add", user)
+    person = WebUI(home.webui.url)
+    person.sign_in("user@example.com", USER_PASSWORD)
+    assert person.models() == []
+    # One for everybody takes the task model with it, or there would be no titles.
+    assert changed(home.only(open_webui_models=[{"id": "large", "name": "Large", "visibility": "public"}]))["chat"] == 1
+    assert person.models() == ["large", "small"]
+    assert person.answers("large")
+    for model in ("large", "small"):
+        home.webui.ask("/api/v1/models/model/delete", {"id": model})
+    by_hand = {"id": "large", "name": "By hand", "meta": {}, "params": {}, "access_grants": []}
+    home.webui.ask("/api/v1/models/create", by_hand)
+    assert changed(home.only(open_webui_public=True))["chat"] == 1
+    assert person.models() == ["small"]
+    assert changed(home.only(open_webui_public=True))["chat"] == 0
+    home.webui.ask("/api/v1/models/model/delete", {"id": "large"})
+    assert changed(home.only(open_webui_public=True))["chat"] == 1
+    assert person.models() == ["large", "small"]
+
+
+def test_one_that_is_there_already_is_connected(home: Home, theirs: WebUI) -> None:
+    config = theirs.ask("/openai/config")
+    assert config["OPENAI_API_BASE_URLS"] == ["https://example.invalid/v1"]  # whatever its environment says
+    by_hand = [
+        {
+            "id": "mine",
+            "name": "Mine",
+            "base_model_id": "large",
+            "meta": {"description": "d"},
+            "params": {"top_p": 0.5},
+        },
+        {
+            "id": "large",
+            "name": "By hand",
+            "meta": {"capabilities": {"vision": False}},
+            "params": {"temperature": 0.25},
+        },
+    ]
+    for entry in by_hand:
+        theirs.ask("/api/v1/models/create", entry)
+    before = theirs.settings()
+    output = home.connect(theirs, ok=False)
+    assert "neither open_webui_admin_password nor open_webui_token" in words(output)
+    given = {
+        "open_webui_admin_password": THEIR_PASSWORD,
+        "open_webui_models": [{"id": "small", "name": "Small", "hidden": True}],
+    }
+    foretold = home.connect(theirs, "--check", "--diff", **given)
+    assert changed(foretold) == {"localhost": 2}
+    assert theirs.settings() == before
+    output = home.connect(theirs, "--diff", **given)
+    assert changed(output) == {"localhost": 2}
+    assert THEIR_PASSWORD not in foretold + output
+    after = theirs.ask("/openai/config")
+    assert after["OPENAI_API_BASE_URLS"] == ["https://example.invalid/v1", ROUTER_URL]
+    assert after["OPENAI_API_KEYS"][0] == "of-theirs"
+    assert after["OPENAI_API_CONFIGS"].get("0") == config["OPENAI_API_CONFIGS"].get("0")
+    assert theirs.answers("large")
+    entries = {entry["id"]: entry for entry in theirs.ask("/api/v1/models/all")}
+    assert entries.pop("small")["name"] == "Small"
+    assert entries == {entry["id"]: entry for entry in before[-1]}
+    assert theirs.ask("/ollama/config") == before[2]
+    assert changed(home.connect(theirs, **given)) == {"localhost": 0}
+    theirs.sign_in(ADMIN, THEIR_PASSWORD)
+    assert changed(home.connect(theirs, open_webui_token=theirs.token, **dict(list(given.items())[1:]))) == {
+        "localhost": 0
+    }
+
+
+def test_each_fault_says_so_and_changes_nothing(home: Home, theirs: WebUI) -> None:
+    before = theirs.settings()
+    account = {"open_webui_admin_password": THEIR_PASSWORD}
+
+    def told(**given: object) -> str:
+        output = home.connect(theirs, "-vvv", "--diff", ok=False, **{**account, **given})
+        assert changed(output)["localhost"] == 0
+        assert THEIR_PASSWORD not in output
+        return words(output)
+
+    assert f"does not know {ADMIN} with this password" in told(open_webui_admin_password="not-the-one-9")
+    assert "nothing listens there" in told(open_webui_url=f"http://{NETWORK}.{CHAT}:8091")
+    home.router.run(f"cp -p {KEYS} /root/api-keys")
+    try:
+        home.router.run(f"sed -i 1i\\\\another-key-that-it-has-not-read {KEYS}")
+        output = told()
+        assert "the key that was sent is none of them" in output
+        assert "another-key-that-it-has-not-read" not in output
+    finally:
+        home.router.run(f"mv /root/api-keys {KEYS}")
+    home.router.run("systemctl stop llama-router")
+    try:
+        assert "http://127.0.0.1:8012" in told()
+    finally:
+        home.router.run("systemctl start llama-router")
+    WebUI(ROUTER_URL.removesuffix("/v1")).until_up()
+    output = home.connect(theirs, "-e", f"llama_clients_url=http://{NETWORK}.{ROUTER}:8013", ok=False, **account)
+    assert "Open WebUI gets no answer there; start the router" in words(output)
+    assert theirs.settings() == before
 
 
 def test_an_update_that_does_not_come_up_goes_back(home: Home) -> None:
-    before = home.current()
+    before = home.release()
     home.talk("before the bad one")
     lines = LOCK.read_text()
     bad = home.folder / "bad.txt"
@@ -235,49 +267,103 @@ def test_an_update_that_does_not_come_up_goes_back(home: Home) -> None:
     output = words(home.play(ok=False, open_webui_requirements=str(bad), open_webui_start_timeout=60))
     assert f"{before} serves again, with the database from before" in output
     assert "No module named 'uvicorn'" in output
-    assert home.current() == before
+    assert home.release() == before
     assert "before the bad one" in home.titles()
     wrong = home.folder / "wrong.txt"
     wrong.write_text(re.sub(r"--hash=sha256:.{8}", "--hash=sha256:00000000", lines, count=1))
     output = home.play(ok=False, open_webui_requirements=str(wrong))
     assert "DO NOT MATCH THE HASHES" in output
-    assert home.current() == before
+    assert (home.release(), home.release("leaving")) == (before, "")
     assert home.titles()
-    assert changed(home.play())["chat"] == 0
+    assert changed(home.play(open_webui_public=True))["chat"] == 0
+
+
+def other(home: Home) -> dict[str, str]:
+    """Variables for another release."""
+    lock = home.folder / "other.txt"
+    lock.write_text(LOCK.read_text() + "# another release\n")
+    return {"open_webui_requirements": str(lock)}
+
+
+def rollback(home: Home) -> str:
+    return home.role_on("open_webuis", "open_webui", entry="rollback")
 
 
 def test_an_update_and_the_way_back(home: Home) -> None:
-    before = home.current()
-    other = home.folder / "other.txt"
-    other.write_text(LOCK.read_text() + "# another release\n")
-    home.play(open_webui_requirements=str(other))
-    after = home.current()
+    before = home.release()
+    home.play(**other(home))
+    after = home.release()
     assert after != before
-    assert home.chat.run(f"ls /var/lib/open-webui/before-update/{before}/webui.db")
+    assert home.chat.run(f"ls {DATA}/before-update/{before}/webui.db")
     home.talk("after the update")
     assert "after the update" in home.titles()
-    output = words(home.role("rollback"))
+    output = words(rollback(home))
     assert f"{before} serves in place of {after}" in output
-    assert home.current() == before
+    assert (home.release(), home.release("previous")) == (before, after)
     assert home.titles() == ["before the bad one"]
     assert changed(home.play())["chat"] == 0
 
 
+@pytest.mark.parametrize("seen", ["[ -L leaving ]", '[ "$(readlink current)" = releases/{to} ]'])
+def test_an_update_that_is_broken_off_is_taken_up(home: Home, seen: str) -> None:
+    """The run is killed while Open WebUI is down; the release is there already, so only the switch is left."""
+    before, after = home.release(), home.release("previous")
+    running = home.start(**other(home))
+    home.chat.run(f"cd /opt/open-webui; until {seen.format(to=after)}; do sleep 0.05; done")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    home.chat.run("systemctl stop open-webui")
+    assert home.release("leaving") == before
+    home.only(**other(home))
+    assert [home.release(link) for link in ("current", "previous", "leaving")] == [after, before, ""]
+    assert home.titles() == ["before the bad one"]
+    assert changed(home.only(**other(home)))["chat"] == 0
+    home.talk("lost by going back")
+    rollback(home)
+    assert [home.release(link) for link in ("current", "previous", "leaving")] == [before, after, ""]
+    assert home.titles() == ["before the bad one"]
+
+
+def test_models_of_two_routers_are_told_apart(home: Home) -> None:
+    home.second = True
+    home.play(open_webui_public=True)
+    webui = home.sign_in()
+    assert webui.models() == ["llama.large", "llama.small", "second.large", "second.small"]
+    assert webui.answers("llama.large")
+    assert webui.answers("second.large")
+    assert webui.ask("/api/v1/tasks/config")["TASK_MODEL_EXTERNAL"] == "llama.small"
+    assert changed(home.play(open_webui_public=True)) == {**HOSTS, "second": 0}
+    home.other.run("systemctl stop llama-router")
+    output = words(home.only(ok=False, open_webui_public=True))
+    assert "second" in output
+    assert "http://127.0.0.1:8012" in output
+    assert webui.models() == ["llama.large", "llama.small"]
+    # With one router alone its models have their own names again; the other connection is somebody's to take away.
+    home.second = False
+    home.only(open_webui_public=True)
+    assert webui.models() == ["large", "small"]
+    assert f"http://{NETWORK}.{SECOND}:8012/v1" in webui.ask("/openai/config")["OPENAI_API_BASE_URLS"]
+    assert changed(home.only(open_webui_public=True))["chat"] == 0
+
+
 def test_a_wrong_password_is_said(home: Home) -> None:
-    output = words(home.play("site.yml", "--tags", "open_webui", ok=False, open_webui_admin_password="not the one"))
+    output = words(home.only(ok=False, open_webui_admin_password="not the one"))
     assert "admin@localhost" in output
     assert "not the one" not in output
-    home.chat.run("rm /etc/open-webui/admin.env", check=False)
+    assert changed(home.only())["chat"] == 0
 
 
 def test_absent(home: Home) -> None:
-    output = words(home.play("site.yml", "--tags", "open_webui", open_webui_state="absent"))
-    assert "The data in /var/lib/open-webui" in output
-    assert home.chat.run(f"ls -d {DATABASE} /opt/open-webui", check=False).startswith(DATABASE)
+    gone = {"open_webui_state": "absent"}
+    assert changed(home.only("--check", **gone))["chat"] == 1
+    home.webui.ask("/health")
+    output = home.only(**gone)
+    assert f"The data in {DATA}" in words(output)
+    assert home.chat.run(f"ls -d {DATA}/data/webui.db /opt/open-webui", check=False).startswith(DATA)
     with pytest.raises(urllib.error.URLError):
-        home.ask("/health")
-    home.play("site.yml", "--tags", "open_webui", open_webui_state="absent", open_webui_remove_data=True)
-    left = home.chat.run("ls -d /var/lib/open-webui /etc/open-webui /opt/open-webui; id open-webui", check=False)
+        home.webui.ask("/health")
+    assert changed(home.only(**gone))["chat"] == 0
+    home.only(**gone, open_webui_remove_data=True)
+    left = home.chat.run(f"ls -d {DATA} /etc/open-webui /opt/open-webui; id open-webui", check=False)
     assert left.count("o such") == 4
-    output = home.play("site.yml", "--tags", "open_webui", open_webui_state="absent", open_webui_remove_data=True)
-    assert changed(output)["chat"] == 0
+    assert changed(home.only(**gone, open_webui_remove_data=True))["chat"] == 0

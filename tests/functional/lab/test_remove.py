@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hand_made import HandMade, changed, words
+from hand_made import HandMade, changed
+from plays import words
 
 # What any run of Ansible's and apt's leaves, and what a machine writes by itself.
 ALWAYS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/.pwd.lock")

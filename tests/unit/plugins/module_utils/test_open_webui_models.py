@@ -18,6 +18,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_model
     shown,
     view,
     wait_for,
+    with_public,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,20 @@ wanted_model = st.fixed_dictionaries(
 def test_what_is_not_said_stays() -> None:
     assert changes(ENTRY, NOTHING) == ({}, {})
     assert changes(ENTRY, {**NOTHING, "name": "By hand", "visibility": "private", "hidden": False}) == ({}, {})
+
+
+def test_public_is_what_nothing_else_is_said_of() -> None:
+    kept = {**NOTHING, "id": "kept", "visibility": "private"}
+    models = [{**NOTHING, "name": "First"}, kept, {**NOTHING, "id": "other"}]
+    told = with_public(models, ["a", "kept", "by-hand", "new", "new"], {"by-hand": ENTRY, "a": ENTRY})
+    assert told == [
+        {**NOTHING, "name": "First", "visibility": "public"},
+        kept,
+        {**NOTHING, "id": "other"},
+        {"id": "new", "visibility": "public"},
+    ]
+    assert models[0]["visibility"] is None
+    assert with_public(told, ["new"], {"new": ENTRY}) == told
 
 
 def test_a_model_without_an_entry_is_called_by_its_id() -> None:

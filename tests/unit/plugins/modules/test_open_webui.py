@@ -359,6 +359,19 @@ def test_what_another_changes_of_models_meanwhile_stays(webui: WebUI, call: Call
     assert webui.state["/api/v1/tasks/config"]["TASK_MODEL_EXTERNAL"] == "b"
 
 
+def test_public_models_get_an_entry_where_there_is_none(webui: WebUI, call: Call) -> None:
+    mine = dict(webui.entries["mine"])
+    named = {"models": [{"id": "b", "visibility": "private"}], "public": ["a", "b", "mine"]}
+    webui.models.append("mine")
+    assert call("models", **named)["diff"]["after"] == {
+        "a": {"name": "a", "visibility": "public"},
+        "b": {"name": "b"},
+    }
+    assert webui.entries["mine"] == mine
+    assert not call("models", **named)["changed"]
+    assert "absent: ids that are named nowhere else" in call("models", public=["a"], absent=["a"])["msg"]
+
+
 def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
     assert "each id once" in call("models", models=[{"id": "a"}, {"id": "a"}])["msg"]
     assert "ids of at most 256 characters without blanks" in call("models", models=[{"id": "a b"}])["msg"]
