@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -48,8 +49,9 @@ class Guest(BuildGuest):
 class WebUI:
     """One Open WebUI, asked as its administrator does."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
+        self.tls = tls
         self.token = ""
 
     def ask(self, path: str, body: Any = None) -> Any:
@@ -57,7 +59,8 @@ class WebUI:
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=120) as answer:
+        request = urllib.request.Request(self.url + path, data, headers)
+        with urllib.request.urlopen(request, timeout=120, context=self.tls) as answer:
             return json.load(answer)
 
     def sign_in(self, email: str, password: str) -> None:
@@ -178,8 +181,12 @@ class Home(Plays):
         given = {"open_webui_url": webui.url, **given}
         return self.role_on("localhost", "open_webui", *options, entry="connect", ok=ok, **given)
 
+    def account(self) -> dict[str, str]:
+        """The administrator's, as the role has written it down."""
+        return dict(re.findall(r"(?m)^WEBUI_ADMIN_(\w+)='(.*)'$", self.chat.run("cat /etc/open-webui/admin.env")))
+
     def sign_in(self) -> WebUI:
-        account = dict(re.findall(r"(?m)^WEBUI_ADMIN_(\w+)='(.*)'$", self.chat.run("cat /etc/open-webui/admin.env")))
+        account = self.account()
         self.webui.sign_in(account["EMAIL"], account["PASSWORD"])
         return self.webui
 

@@ -9,9 +9,12 @@ Long: each release is a real install. It is without torch: PyTorch's own index i
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import shlex
 import signal
+import ssl
 import subprocess
 import urllib.error
 from collections.abc import Iterator
@@ -77,7 +80,7 @@ def test_it_answers_with_the_routers_models(home: Home) -> None:
 def test_secrets_are_where_they_belong(home: Home) -> None:
     """In a run that hands the key over, at its most talkative."""
     key = home.router.run(f"tail -n 1 {KEYS}")
-    password = home.chat.run("sed -n \"s/^WEBUI_ADMIN_PASSWORD='\\(.*\\)'/\\1/p\" /etc/open-webui/admin.env")
+    password = home.account()["PASSWORD"]
     session = home.chat.run("sed -n 's/^WEBUI_SECRET_KEY=//p' /etc/open-webui/secret.env")
     assert len(password) == 24
     secrets = [key, password, session]
@@ -344,6 +347,43 @@ def test_models_of_two_routers_are_told_apart(home: Home) -> None:
     assert webui.models() == ["large", "small"]
     assert f"http://{NETWORK}.{SECOND}:8012/v1" in webui.ask("/openai/config")["OPENAI_API_BASE_URLS"]
     assert changed(home.only(open_webui_public=True))["chat"] == 0
+
+
+def test_behind_the_proxy(home: Home) -> None:
+    """With nginx in the same guest: TLS and the websocket from outside, and nothing beside it."""
+    key, pem = home.folder / "chat.key", home.folder / "chat.pem"
+    address = f"{NETWORK}.{CHAT}"
+    made = f"-keyout {key} -out {pem} -subj /CN=chat.lan -addext subjectAltName=DNS:chat.lan,IP:{address}"
+    ec = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1"
+    subprocess.run(f"openssl req -x509 {ec} -nodes -days 2 {made}".split(), check=True, capture_output=True)
+    for file in (key, pem):
+        home.chat.run(f"umask 077; printf %s {shlex.quote(file.read_text())} >/root/{file.name}")
+    proxied = {
+        "open_webui_proxy": True,
+        "llama_proxy_server_names": ["chat.lan", address],
+        "llama_proxy_certificate": "/root/chat.pem",
+        "llama_proxy_certificate_key": "/root/chat.key",
+    }
+    assert changed(home.only("--check", **proxied))["chat"] > 0
+    home.webui.until_up()
+    assert "point a browser at https://chat.lan" in words(home.only(**proxied))
+    assert changed(home.only(**proxied))["chat"] == 0
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        home.webui.ask("/health")
+    tls = ssl.create_default_context(cafile=str(pem))
+    behind = WebUI(f"https://{address}", tls)
+    behind.sign_in(ADMIN, home.account()["PASSWORD"])
+    assert behind.answers("large")
+    connection = http.client.HTTPSConnection(address, context=tls, timeout=20)
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    nonce = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": "https://chat.lan"}
+    connection.request("GET", "/ws/socket.io/?EIO=4&transport=websocket", headers={**upgrade, **nonce})
+    assert connection.getresponse().status == 101
+    connection.close()
+    # The way back to plain HTTP.
+    home.only(**{**proxied, "llama_proxy_state": "absent"})
+    home.webui.until_up()
+    assert changed(home.only())["chat"] == 0
 
 
 def test_a_wrong_password_is_said(home: Home) -> None:
