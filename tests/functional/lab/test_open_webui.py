@@ -367,7 +367,8 @@ def test_behind_the_proxy(home: Home) -> None:
     assert changed(home.only("--check", **proxied))["chat"] > 0
     home.webui.until_up()
     assert "point a browser at https://chat.lan" in words(home.only(**proxied))
-    assert changed(home.only(**proxied))["chat"] == 0
+    again = home.only(**proxied)
+    assert changed(again)["chat"] == 0, again
     with pytest.raises(urllib.error.URLError, match="refused"):
         home.webui.ask("/health")
     tls = ssl.create_default_context(cafile=str(pem))
