@@ -42,15 +42,22 @@ FOUND: dict[str, Any] = {
 }
 
 
-def sheet(folder: Path, found: dict[str, Any], key: str | None = None) -> str:
+def sheet(folder: Path, found: dict[str, Any], key: str | None = None, show: bool | str = True) -> str:
     wanted = folder / "sheet.md"
-    variables = {"_llama_clients_found": found, "llama_clients_show_key": key is not None, "_llama_clients_key": key}
+    show = show if key else False
+    variables = {"_llama_clients_found": found, "llama_clients_show_key": show, "_llama_clients_key": key}
     (folder / "vars.json").write_text(json.dumps(variables))
     argv = ["ansible", "localhost", "-c", "local", "-m", "template", "-a", f"src={TEMPLATE} dest={wanted}"]
     argv += ["-e", f"@{folder / 'vars.json'}", "-e", f"ansible_python_interpreter={sys.executable}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return wanted.read_text()
+
+
+def test_a_key_is_not_shown_for_a_false_that_is_a_text(tmp_path: Path) -> None:
+    """As `-e llama_clients_show_key=false` has it."""
+    assert "the-key" not in sheet(tmp_path, FOUND, "the-key", show="false")
+    assert "the-key" in sheet(tmp_path, FOUND, "the-key", show="true")
 
 
 def pasted(script: str) -> list[str]:
