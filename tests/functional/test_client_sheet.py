@@ -61,8 +61,8 @@ def test_a_key_is_not_shown_for_a_false_that_is_a_text(tmp_path: Path) -> None:
 
 
 def pasted(script: str) -> list[str]:
-    """The words that a shell gives to curl, and the key that it has then."""
-    show = 'curl() { printf \'%s\\0\' "$@" "$LLAMA_SERVER_API_KEY"; }\n'
+    """The words that a shell gives to curl, and what it pipes into it."""
+    show = 'curl() { printf \'%s\\0\' "$@" "$(cat)"; }\n'
     done = subprocess.run(["sh", "-c", show + script], capture_output=True, text=True, check=True)
     return done.stdout.split("\0")[:-1]
 
@@ -78,10 +78,11 @@ def test_what_is_pasted_is_what_was_meant(tmp_path: Path, key: str) -> None:
     text = sheet(tmp_path, FOUND, key)
     export = re.search(r"^export .*", text, re.MULTILINE)
     assert export
-    url, *_words, body, held = pasted(f"{export[0]}\n{block(text, 'curl')}")
+    url, *words, body, piped = pasted(f"{export[0]}\n{block(text, 'curl')}")
     assert url == "https://llama.example.org/v1/chat/completions"
     assert json.loads(body)["model"] == ODD
-    assert held == key
+    assert piped == f"Authorization: Bearer {key}"
+    assert words[:2] == ["-H", "@-"]
     strings = {
         node.value
         for node in ast.walk(ast.parse(block(text, "OpenAI's Python client")))
