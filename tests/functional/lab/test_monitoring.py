@@ -229,7 +229,7 @@ def test_an_alert_fires_when_it_is_done_and_clears_when_it_is_undone(guest: Gues
 # --- the router asked under a name, through the proxy -----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def behind_tls(guest: Guest, hasty: None) -> Iterator[BehindTls]:
     behind = BehindTls(guest)
     yield behind
