@@ -47,7 +47,7 @@ def children(pid: int) -> dict[str, Process]:
 
 
 def outdated(one: Process, models_dir: str) -> bool:
-    """Whether files that it was started with have been replaced by M(homelab.llamacpp.model_file) since."""
+    """Whether files that it was started with have been replaced by the module model_file since."""
     store = Store(models_dir, None)
     inside = (os.path.relpath(word, models_dir) for word in one.words if word.startswith(models_dir.rstrip("/") + "/"))
     return any(store.record.get(store.model_of(place), {}).get("placed", 0) > one.started for place in inside)
