@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import struct
@@ -62,7 +63,8 @@ class PortHold:
         self._migrate = migrate
         self.seconds = 0.0
         self._since = 0.0
-        self._before = ""
+        self._switch: int | None = None
+        self._before = b""
         self._socket: socket.socket | None = None
         self._listener: Connection | None = None
 
@@ -77,15 +79,18 @@ class PortHold:
         self._listener = _listener(pid)
         # First this: who connects to a socket that is closed again without it is cut off.
         try:
-            with open(self._migrate, encoding="ascii") as file:
-                self._before = file.read()
-            self._set_migrate("1")
+            self._switch = os.open(self._migrate, os.O_RDWR)
+            # One hold at a time: the first of two to be given would turn it off for the other one.
+            fcntl.flock(self._switch, fcntl.LOCK_EX)
+            self._before = os.pread(self._switch, 8, 0)
+            os.pwrite(self._switch, b"1", 0)
         except OSError as error:
+            self._leave_switch()
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
         try:
             self._socket = _listen_beside(self._listener)
         except HoldError:
-            self._set_migrate(self._before)
+            self._leave_switch()
             raise
         self._since = time.monotonic()
 
@@ -102,12 +107,16 @@ class PortHold:
             self._socket = None
             self.seconds += time.monotonic() - self._since
             time.sleep(_HANDSHAKE)
-            with contextlib.suppress(OSError):
-                self._set_migrate(self._before)
+            self._leave_switch()
 
-    def _set_migrate(self, value: str) -> None:
-        with open(self._migrate, "w", encoding="ascii") as file:
-            file.write(value)
+    def _leave_switch(self) -> None:
+        """As it was, and to the next one who wants it."""
+        if self._switch is None:
+            return
+        with contextlib.suppress(OSError):
+            os.pwrite(self._switch, self._before, 0)
+        os.close(self._switch)
+        self._switch = None
 
 
 def connections() -> Iterator[Connection]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_new_connections_wait_and_then_go_to_the_new_server(hold: PortHold, migr
         hold.take(1)
         assert hold.taken
         assert hold.answered()
-        assert migrate.read_text() == "1"
+        assert migrate.read_text() == "1\n"
         assert reaches(old) == 0
     waiting = socket.create_connection(("127.0.0.1", port), 1)
     assert not hold.answered()
@@ -86,6 +87,26 @@ def test_it_can_be_given_back_to_the_old_server_and_taken_again(hold: PortHold) 
             assert reaches(old) == 0
             hold.give()
             assert reaches(old) == 20
+
+
+def test_a_second_hold_waits_for_the_first(hold: PortHold, migrate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first to be given would turn the kernel's switch off under the other."""
+    second = PortHold(str(migrate))
+    with listen() as old:
+        found = _port_hold._listener(1)
+        monkeypatch.setattr(_port_hold, "_listener", lambda pid: found)
+        hold.take(1)
+        waiting = threading.Thread(target=second.take, args=(1,))
+        waiting.start()
+        waiting.join(0.2)
+        assert not second.taken
+        hold.give()
+        waiting.join(5)
+        assert second.taken
+        assert migrate.read_text() == "1\n"
+        second.give()
+        assert reaches(old) == 20
+    assert migrate.read_text() == "0\n"
 
 
 def test_a_server_that_does_not_share_its_port(hold: PortHold, migrate: Path) -> None:
