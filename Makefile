@@ -35,7 +35,9 @@ lab-images: ## Build the base images of the lab and of the tests
 	@$(LAB) build
 
 .PHONY: test
-test: lint mypy docs sanity units fuzz-minute build lab-images integration functional lab functional-lab molecule ## All that CI checks
+test: ## All that CI checks
+	@$(MAKE) --jobs 2 --output-sync sanity lint mypy docs fuzz-minute build units
+	@$(MAKE) lab-images integration functional functional-lab molecule
 	@echo "make test: everything passed on $$($(BIN)/ansible --version | head -1)"
 
 # --- its parts -------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module,
 
 .PHONY: molecule
 molecule: venv lab ## The roles on the lab: check mode from nothing, converge, idempotence, verify
-	cd extensions && $(RUN) molecule reset --all && $(RUN) molecule test --all
+	cd extensions && $(RUN) molecule reset --all && $(RUN) $(CURDIR)/tests/tell_failures molecule test --all
 
 .PHONY: build
 build: venv ## Build the collection, install it offline, and show every plugin's and role's documentation
@@ -190,7 +192,7 @@ bench-update: venv lab ## The time without service of an update, beside the guid
 
 .PHONY: test-update
 test-update: venv lab ## Updates: every way to be bad, interrupted at every gate, full disks
-	cd extensions && HOMELAB_LONG_TESTS=1 $(RUN) molecule test --scenario-name update
+	cd extensions && HOMELAB_LONG_TESTS=1 $(RUN) $(CURDIR)/tests/tell_failures molecule test --scenario-name update
 
 .PHONY: requirements
 requirements: ## Pin the tools anew from tests/requirements.in
