@@ -22,6 +22,36 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Marking(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Asks on connections whose packets, from the first on, bear a mark of the kernel's."""
+
+    def __init__(self, mark: int, context: ssl.SSLContext | None) -> None:
+        super().__init__(context=context)
+        self._mark = mark
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> Any:
+        def connection(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
+            made: Any = http_class(*args, **kwargs)
+            made._create_connection = self._connect  # what the library has for who connects in a way of their own
+            return made  # type: ignore[no-any-return]
+
+        return super().do_open(connection, req, **more)
+
+    def _connect(self, address: tuple[str, int], timeout: float, *_source: Any) -> socket.socket:
+        failed = OSError(f"{address[0]} has no address")
+        for family, kind, proto, _name, there in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            made = socket.socket(family, kind, proto)
+            try:
+                made.settimeout(timeout)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+                made.connect(there)
+                return made
+            except OSError as error:
+                made.close()
+                failed = error
+        raise failed
+
+
 @dataclass(frozen=True)
 class Silence:
     """Why no answer came, for the operator. `transient` when a server that is just starting looks the same."""
@@ -45,11 +75,17 @@ class Service:
         address(self.url, self.option)
         return self.url.rstrip("/")
 
-    def opener(self, validate_certs: bool, ca_path: str | None) -> urllib.request.OpenerDirector:
-        """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`."""
+    def opener(self, validate_certs: bool, ca_path: str | None, mark: int = 0) -> urllib.request.OpenerDirector:
+        """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`.
+
+        Packets bear the `mark` (SO_MARK), if there is one.
+        """
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
-        if self._tls:
-            handlers.append(urllib.request.HTTPSHandler(context=_tls_context(validate_certs, ca_path)))
+        context = _tls_context(validate_certs, ca_path) if self._tls else None
+        if mark:
+            handlers.append(_Marking(mark, context))
+        elif context:
+            handlers.append(urllib.request.HTTPSHandler(context=context))
         return urllib.request.build_opener(*handlers)
 
     @property

@@ -4,9 +4,10 @@
 
 """Hold a server's port while that server is replaced, so that nobody who connects meanwhile is refused.
 
-The server shares its port (SO_REUSEPORT), and so a second socket can listen beside it. From the moment that this one
+The server shares its port (SO_REUSEPORT), and so another socket can listen beside it. From the moment that this one
 does, new connections go to it alone, where they wait in the kernel: the old server gets none any more and can finish
-what it has begun. When a new server listens, the connections that wait are the kernel's to move over to it.
+what it has begun. A new server that listens is for a moment not ready and refuses who asks, so it gets none either,
+but those with the mark PROBE, by which it is seen to be ready. Then the kernel moves the connections that wait to it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 
 # Lets the kernel move connections that nobody has accepted from a closed listener to another one of the same port.
 MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
+# On the packets of a connection that is to reach the server although its port is held (SO_MARK).
+PROBE = 0x6C6C616D
 _ATTACH_REUSEPORT_CBPF = 51  # SO_ATTACH_REUSEPORT_CBPF, which Python has no name for
 _BACKLOG = 4096
 _HANDSHAKE = 0.1  # seconds; who is just connecting when the hold ends is moved when the connection is made
@@ -65,18 +68,23 @@ class PortHold:
         self._since = 0.0
         self._switch: int | None = None
         self._before = b""
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._listener: Connection | None = None
 
     @property
     def taken(self) -> bool:
-        return self._socket is not None
+        return bool(self._sockets)
 
     def take(self, pid: int) -> None:
         """Let new connections to this process's port wait from now on; HoldError when they would not be kept."""
         if self.taken:
             return
         self._listener = _listener(pid)
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROBE)
+        except OSError as error:
+            raise HoldError(f"connections cannot be marked: {error.strerror} (it needs CAP_NET_ADMIN)") from None
         # First this: who connects to a socket that is closed again without it is cut off.
         try:
             self._switch = os.open(self._migrate, os.O_RDWR)
@@ -88,7 +96,7 @@ class PortHold:
             self._leave_switch()
             raise HoldError(f"{self._migrate}: {error.strerror} (it needs Linux 5.14)") from None
         try:
-            self._socket = _listen_beside(self._listener)
+            self._sockets = _listen_beside(self._listener)
         except HoldError:
             self._leave_switch()
             raise
@@ -98,13 +106,13 @@ class PortHold:
         """Whether a server listens on the held port: before that nobody answers who connects."""
         held = self._listener
         listening = [(c.address, c.port) for c in connections() if c.state == _LISTENING]
-        return held is not None and listening.count((held.address, held.port)) > self.taken
+        return held is not None and listening.count((held.address, held.port)) > len(self._sockets)
 
     def give(self) -> None:
         """Leave the port, and who waits there, to the server that listens on it: the old one, or a new one."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._sockets:
+            while self._sockets:
+                self._sockets.pop().close()  # the one with those who wait comes last: they are moved to the server
             self.seconds += time.monotonic() - self._since
             time.sleep(_HANDSHAKE)
             self._leave_switch()
@@ -161,7 +169,24 @@ def _listener(pid: int) -> Connection:
     return found[0]
 
 
-def _listen_beside(listener: Connection) -> socket.socket:
+def _listen_beside(listener: Connection) -> list[socket.socket]:
+    """The socket where new connections wait, and one that keeps its place among the port's sockets, see below."""
+    beside: list[socket.socket] = []
+    try:
+        for _time in range(2):
+            beside.append(_listen_as(listener))
+            if len(beside) == 1:
+                _send_all_to_the_second(beside[0])
+    except OSError as error:
+        for one in beside:
+            one.close()
+        raise HoldError(
+            f"it does not share its port ({error.strerror}); start it with LLAMA_ARG_REUSE_PORT=1"
+        ) from None
+    return beside
+
+
+def _listen_as(listener: Connection) -> socket.socket:
     # The kernel shares a port only among sockets of one user: theirs is made as the server's.
     root = os.geteuid()
     try:
@@ -178,12 +203,9 @@ def _listen_beside(listener: Connection) -> socket.socket:
             beside.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         beside.bind((listener.address, listener.port))
         beside.listen(_BACKLOG)
-        _send_all_to_the_second(beside)
-    except OSError as error:
+    except OSError:
         beside.close()
-        raise HoldError(
-            f"it does not share its port ({error.strerror}); start it with LLAMA_ARG_REUSE_PORT=1"
-        ) from None
+        raise
     return beside
 
 
@@ -196,11 +218,17 @@ class _Program(ctypes.Structure):
 
 
 def _send_all_to_the_second(beside: socket.socket) -> None:
-    """A program of one instruction: "return 1", the index of who gets a connection, counted in the order of listening.
+    """A program that says who gets a connection: the second of the port's sockets, and the third if it bears the mark.
 
-    That is this socket while the old server listens, and the new server once it does. While there is no second one
-    the kernel chooses among all that listen, which is this socket alone.
+    The kernel counts them in the order of listening: the old server, this socket, the other one of the hold. When the
+    old server closes, the last takes its place, and the second stays where it is; a new server comes third. Where there
+    is no third one the kernel chooses among all that listen.
     """
-    instructions = (_Instruction * 1)(_Instruction(0x06, 0, 0, 1))  # BPF_RET | BPF_K
-    program = _Program(1, instructions)
+    instructions = (_Instruction * 4)(
+        _Instruction(0x20, 0, 0, 0xFFFFF000 + 20),  # BPF_LD | BPF_W | BPF_ABS, SKF_AD_OFF + SKF_AD_MARK
+        _Instruction(0x15, 0, 1, PROBE),  # BPF_JMP | BPF_JEQ | BPF_K: on to the next if so, else over it
+        _Instruction(0x06, 0, 0, 2),  # BPF_RET | BPF_K
+        _Instruction(0x06, 0, 0, 1),
+    )
+    program = _Program(len(instructions), instructions)
     beside.setsockopt(socket.SOL_SOCKET, _ATTACH_REUSEPORT_CBPF, bytes(program))

@@ -10,6 +10,7 @@ Nothing here waits for a model: that is `_router_state`. A key is sent and never
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import json
 import urllib.error
@@ -139,9 +140,10 @@ class Client:
         self._headers = {"Accept": "application/json"}
         if key is not None:
             self._headers["Authorization"] = "Bearer " + _checked_key(key)
+        self._trust = (validate_certs, ca_path)
         try:
             self.url = self._service.checked()
-            self._opener = self._service.opener(validate_certs, ca_path)
+            self._opener = self._service.opener(*self._trust)
         except ValueError as error:
             raise RouterError(str(error)) from None
 
@@ -154,6 +156,12 @@ class Client:
         elif key is not None:
             key = key.encode("utf-8").decode("latin-1")
         return cls(params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"])
+
+    def marked(self, mark: int) -> Client:
+        """The same client, on connections whose packets bear this mark (SO_MARK; it needs CAP_NET_ADMIN)."""
+        other = copy.copy(self)
+        other._opener = self._service.opener(*self._trust, mark)
+        return other
 
     def healthy(self) -> bool:
         """Whether the server is up; needs no key, says nothing about models. Raises for what waiting cannot mend."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options, _router_children, _router_files
-from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import HoldError, PortHold, listening
+from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import PROBE, HoldError, PortHold, listening
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, PresetError, served_name
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
@@ -101,6 +101,7 @@ class Convergence:
     def __init__(self, unit: Unit, client: Client, wanted: Wanted, hold: PortHold) -> None:
         self.unit = unit
         self.client = client
+        self._probe = client.marked(PROBE)
         self.wanted = wanted
         self.hold = hold
         self.outcome = Outcome()
@@ -347,7 +348,7 @@ class Convergence:
         started = self.outcome.action in ("start", "restart")
         deadline = time.monotonic() + self.wanted.timeout
         while True:
-            up = self._listens() and self.client.healthy()
+            up = self._listens() and (self._probe if self.hold.taken else self.client).healthy()
             if up and not started:
                 return
             if up:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-INTERVAL = 0.05  # seconds
 PATIENCE = 120  # seconds until a client gives up
 
 
@@ -36,6 +35,7 @@ class Load:
     key: str
     model: str
     tokens: int = 100
+    interval: float = 0.05  # seconds
     asked: list[Asked] = field(default_factory=list)
 
     def __enter__(self) -> Load:
@@ -71,7 +71,7 @@ class Load:
             thread = threading.Thread(target=self._ask, args=("short", self.models))
             thread.start()
             running = [*(other for other in running if other.is_alive()), thread]
-            time.sleep(INTERVAL)
+            time.sleep(self.interval)
         for thread in running:
             thread.join()
 

@@ -115,6 +115,7 @@ def test_nobody_notices(guest: Guest) -> None:
     seen = guest.hand_over("second", check=True)
     assert (seen["changed"], seen["after"], guest.link("current")) == (True, "second", "first")
     with guest.load() as load:
+        load.interval = 0.004  # often enough to come in the moment in which a new one listens and is not ready
         done = guest.hand_over("second")
     assert (done["changed"], done["before"], done["after"]) == (True, "first", "second")
     assert sorted(done["loaded"]) == ["alpha", "beta"]

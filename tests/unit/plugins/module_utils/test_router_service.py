@@ -126,11 +126,10 @@ def test_a_router_that_comes_up_on_another_port_is_not_waited_for_on_the_one_tha
 def test_a_service_that_does_not_listen_yet_is_not_asked() -> None:
     """Who asks on the held port waits, until the request's time is up."""
     hold = PortHold()
-    hold._socket = socket.socket()
+    hold._sockets = [socket.socket()]
     state = "LoadState=loaded\nActiveState=activating\nSubState=start-pre\nNeedDaemonReload=no\nMainPID=0\n"
     wanted = Wanted(None, None, None, [], "", "", 60, 60, 300, FINISH)
     convergence = Convergence(Unit(lambda argv: (0, state, ""), "u"), Client("http://127.0.0.1:1"), wanted, hold)
     assert not convergence._listens()
-    hold._socket.close()
-    hold._socket = None
+    hold._sockets.pop().close()
     assert convergence._listens()
