@@ -206,7 +206,7 @@ def test_what_a_model_takes_is_what_was_planned(guest: Guest) -> None:
 def hasty(guest: Guest) -> Iterator[None]:
     """Prometheus with the same rules, whose minutes are seconds, and a lower bound of loads an hour."""
     guest.play("prometheus.yml", llama_monitoring_loads_per_hour=5)
-    shorter = "s/for: [0-9]+m/for: 1s/; s/offset 15m/offset 5s/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
+    shorter = "s/for: [0-9]+m/for: 1s/; s/\\[1m\\]/[5s]/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
     guest.run(
         f"sed -E -i '{shorter}' {RULES}; sed -i 's/evaluation_interval: .*/evaluation_interval: 1s/' {PROMETHEUS}"
     )

@@ -209,6 +209,12 @@ def test_a_model_out_of_the_plan() -> None:
     assert found["devices"] == []
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"devices": ['])
+def test_a_plan_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    assert plan_of(str(tmp_path / "plan.json")) == {"devices": [], "models": []}
+
+
 @pytest.mark.parametrize(
     ("options", "meta", "context"),
     [
