@@ -192,6 +192,27 @@ def test_a_router_that_goes_and_comes_is_heard_again(start: Start) -> None:
     assert exporter.value("llamacpp_up") == 1
 
 
+def test_a_router_and_models_that_hang_are_told_of_in_time(start: Start) -> None:
+    """Prometheus waits for ten seconds, as `get` does here, and takes what is later for an exporter that is down."""
+    server, exporter = start()
+    server.load("alpha", "beta")
+    hung = [server.child("alpha"), server.child("beta"), server.process.pid]
+    for pid in hung[:2]:
+        os.kill(pid, signal.SIGSTOP)
+    text = exporter.get("/metrics")
+    assert "llamacpp_models_running 2.0" in text
+    assert "llamacpp:" not in text
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        assert 'llamacpp_problem{problem="unreachable"} 1.0' in exporter.get("/metrics")
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    exporter.until("llamacpp_up", 1)
+    exporter.until('llamacpp:requests_processing{model="beta"}', 0)
+    assert exporter.happened() == ["alpha loaded", "beta loaded"]
+
+
 def test_other_paths_and_other_methods(start: Start) -> None:
     _server, exporter = start()
     assert exporter.get("/health") == "ok\n"
