@@ -195,7 +195,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: str, port: int, source: Source, allow: Iterable[str]) -> None:
         self.source = source
-        self._allowed = [ipaddress.ip_network(network) for network in ("127.0.0.0/8", "::1/128", *allow)]
+        self._allowed = [ipaddress.ip_network(network, strict=False) for network in ("127.0.0.0/8", "::1/128", *allow)]
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._registry, self._generate, self._kind = _library(source)
         super().__init__((address, port), Handler)

@@ -273,12 +273,12 @@ def test_a_journal_that_may_not_be_read_is_not_heard_for_a_moment_either(monkeyp
 def test_who_is_let_in(address: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
     source = _tool_exporter.Source(Places(), [])
-    with _tool_exporter.Server("127.0.0.1", 0, source, ["192.0.2.0/24", "fd00::/8"]) as server:
+    with _tool_exporter.Server("127.0.0.1", 0, source, ["192.0.2.9/24", "fd00::/8"]) as server:
         assert server.allows(address, "198.51.100.1") is allowed
         assert server.allows(address, address)  # the guest itself, by its own address
 
 
-@pytest.mark.parametrize("arguments", [["--allow", "192.0.2.1/24"], ["--allow", "all"], ["--address", "192.0.2.1"]])
+@pytest.mark.parametrize("arguments", [["--allow", "192.0.2.1/33"], ["--allow", "all"], ["--address", "192.0.2.1"]])
 def test_what_cannot_be_served_is_said(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

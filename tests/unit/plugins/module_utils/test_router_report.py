@@ -317,6 +317,12 @@ def test_a_router_that_cannot_be_asked(error: RouterError, problem: str) -> None
     assert found["problem"] == problem
 
 
+def test_a_gpu_without_memory_of_its_own() -> None:
+    shared = {**GPU, "memory_total_mib": None, "memory_used_mib": None, "utilization_percent": None}
+    (line,) = (line for line in lines_of(made(model(), gpus=[shared])) if line.startswith("GPU"))
+    assert line == "GPU 0 NVIDIA GeForce RTX 3090: 71 degrees, 280 W, held down by power limit"
+
+
 def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def run(argv: Sequence[str]) -> tuple[int, str, str]:
         return 127, "", "none"
