@@ -62,7 +62,7 @@ def ask_children(report: Mapping[str, Any], timeout: float = 1.0) -> dict[str, s
     """The metrics of the loaded models, from their own processes: the router's way would load one that has just gone.
 
     A sleeper is left alone. They need no key on the loopback; this neither wakes them nor keeps them awake. All are
-    asked at once: one that hangs, or reads a long prompt, has no part in this after `timeout` seconds.
+    asked at once, and those that hang are left out after `timeout` seconds.
     """
     found: dict[str, str] = {}
     ports = {row["id"]: row["port"] for row in report["models"] if row["status"] == "loaded" and row["port"]}
