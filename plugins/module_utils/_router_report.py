@@ -92,7 +92,7 @@ def _problem(error: RouterError) -> str:
     if isinstance(error, Refused):
         return "key" if error.status == 401 else "refused"
     if isinstance(error, Unreachable):
-        return "unreachable" if error.transient else "certificate"
+        return "certificate" if error.tls else "unreachable"
     return "key" if str(error).startswith("api_key") else "refused"
 
 
