@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -50,29 +53,39 @@ def of_children(texts: Mapping[str, str]) -> list[Family]:
                     kind = "gauge"  # n_tokens_max calls itself a counter, and is none
                 name = name[: -len("_total")] if kind == "counter" else name
                 family = found.setdefault(name, Family(name, kind, helps.get(words[0], ""), []))
-                family.samples.append(({"model": model}, float(words[1])))
+                with contextlib.suppress(ValueError):
+                    family.samples.append(({"model": model}, float(words[1])))
     return list(found.values())
 
 
 def ask_children(report: Mapping[str, Any], timeout: float = 1.0) -> dict[str, str]:
     """The metrics of the loaded models, from their own processes: the router's way would load one that has just gone.
 
-    A sleeper is left alone. They need no key on the loopback; this neither wakes them nor keeps them awake.
+    A sleeper is left alone. They need no key on the loopback; this neither wakes them nor keeps them awake. All are
+    asked at once, and those that hang are left out after `timeout` seconds.
     """
-    found = {}
-    for row in report["models"]:
-        if row["status"] == "loaded" and row["port"]:
-            connection = http.client.HTTPConnection("127.0.0.1", row["port"], timeout=timeout)
-            try:
-                connection.request("GET", "/metrics")
-                answer = connection.getresponse()
-                if answer.status == 200:
-                    found[row["id"]] = answer.read().decode(errors="replace")
-            except (OSError, http.client.HTTPException):
-                pass  # on its way out
-            finally:
-                connection.close()
-    return found
+    found: dict[str, str] = {}
+    ports = {row["id"]: row["port"] for row in report["models"] if row["status"] == "loaded" and row["port"]}
+    asked = [threading.Thread(target=_ask, args=(*one, timeout, found), daemon=True) for one in ports.items()]
+    deadline = time.monotonic() + timeout
+    for thread in asked:
+        thread.start()
+    for thread in asked:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(found)
+
+
+def _ask(model: str, port: int, timeout: float, found: dict[str, str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        if answer.status == 200:
+            found[model] = answer.read().decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException):
+        pass  # on its way out
+    finally:
+        connection.close()
 
 
 # --- the metrics ------------------------------------------------------------------------------------------------
@@ -128,12 +141,10 @@ def _models(report: Mapping[str, Any]) -> Iterator[Family]:
     yield Family("llamacpp_model_status", "gauge", "The model's status; one of them is 1.", states)
     yield each("status_seconds", "Time in this status, as far as the exporter saw it.", "seconds")
     yield each("failed", "Whether its last process ended with an error.", "failed")
-    failures = [
-        ({"model": row["id"], "exit_code": code}, float(count))
-        for row in rows
-        for code, count in row["history"]["failures"].items()
-    ]
-    yield Family("llamacpp_model_failures", "counter", "Processes that ended with this exit code.", failures)
+    # Without the exit codes: a series that begins with the first failure is one in which Prometheus sees no increase.
+    failures = [({"model": row["id"]}, float(sum(row["history"]["failures"].values()))) for row in rows]
+    yield Family("llamacpp_model_failures", "counter", "Processes that ended with an error.", failures)
+    yield each("exit_code", "How its last process ended, where that was with an error.", "exit_code")
     yield each("loads", "Loads that came to their end.", "loads", "counter")
     yield each("load_seconds", "Time of all loads.", "load_seconds_total", "counter")
     yield each("last_load_seconds", "Time of the last load.", "load_seconds")

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -41,11 +42,12 @@ class RouterError(Exception):
 
 
 class Unreachable(RouterError):
-    """No answer came. `transient` when a server that is just starting looks the same."""
+    """No answer came. `transient` when a server that is just starting looks the same; `tls` when that has failed."""
 
-    def __init__(self, message: str, transient: bool) -> None:
+    def __init__(self, message: str, transient: bool, tls: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
+        self.tls = tls
 
 
 class Refused(RouterError):
@@ -342,7 +344,7 @@ class Client:
 
     def _unreachable(self, error: object, timeout: float) -> Unreachable:
         found = self._service.silence(error, timeout)
-        return Unreachable(found.message, found.transient)
+        return Unreachable(found.message, found.transient, isinstance(error, ssl.SSLError))
 
     def _not_a_router(self, found: str) -> str:
         return (

@@ -63,9 +63,9 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
 # --- the parts --------------------------------------------------------------------------------------------------
 
 
-def connect(places: Places) -> Client:
-    """A client with the first key; RouterError when there is none."""
-    return Client(places.url, read_key(places.keys), validate_certs=places.validate_certs)
+def connect(places: Places, timeout: float = 10) -> Client:
+    """A client with the first key, which waits so many seconds for an answer; RouterError when there is none."""
+    return Client(places.url, read_key(places.keys), places.validate_certs, request_timeout=timeout)
 
 
 def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], list[Model]]:
@@ -92,7 +92,7 @@ def _problem(error: RouterError) -> str:
     if isinstance(error, Refused):
         return "key" if error.status == 401 else "refused"
     if isinstance(error, Unreachable):
-        return "unreachable" if error.transient else "certificate"
+        return "certificate" if error.tls else "unreachable"
     return "key" if str(error).startswith("api_key") else "refused"
 
 
@@ -175,8 +175,8 @@ def plan_of(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             plan = json.load(file)
     except (OSError, ValueError):
-        plan = {}
-    return {"devices": [], "models": [], **plan}
+        plan = None
+    return {"devices": [], "models": [], **(plan if isinstance(plan, dict) else {})}
 
 
 # --- the whole --------------------------------------------------------------------------------------------------

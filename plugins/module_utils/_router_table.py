@@ -83,7 +83,7 @@ def _machine(report: Mapping[str, Any]) -> Iterator[str]:
     for device in report["devices"]:
         yield f"{device['name']}: {device['used_mib']:.0f} of {device['usable_mib']:.0f} usable MiB taken by models"
     for gpu in report["gpus"]:
-        yield f"GPU {gpu['index']} {gpu['product']}: " + ", ".join(_gpu(gpu))
+        yield f"GPU {gpu['index']} {gpu['product']}: " + (", ".join(_gpu(gpu)) or NOTHING)
     driver = report["driver"]
     if driver["agree"] is not None:
         same = "the same" if driver["agree"] else "NOT the same"
@@ -99,7 +99,8 @@ def _machine(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _gpu(gpu: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{gpu['memory_used_mib']} of {gpu['memory_total_mib']} MiB used"
+    if gpu["memory_used_mib"] is not None:  # a GPU that shares the machine's has none of its own
+        yield f"{gpu['memory_used_mib']} of {gpu['memory_total_mib']} MiB used"
     for name, unit in (("utilization_percent", "%"), ("temperature_celsius", "degrees"), ("power_watts", "W")):
         if gpu[name] is not None:
             yield f"{gpu[name]:.0f} {unit}"

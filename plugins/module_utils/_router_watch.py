@@ -25,6 +25,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report im
 
 EVENTS = 100  # are remembered
 LOAD_LINES = 2000  # of one load at the most
+LOADED = ("loaded", "sleeping")
 _CHILD = re.compile(r"\[(\d+)\] (.*)")
 _SPAWN = re.compile(r"spawning server instance with name=(.+) on port (\d+)")
 # For a client that loads a model, and for a request that waits for one.
@@ -79,7 +80,9 @@ class Watch:
                 history = self._history(model.id)
                 if model.running:
                     self._names[model.port] = model.id
-                fresh = model.running and (history.status not in RUNNING or history.port != model.port)
+                # As long as its port is not known, the process that was told of last.
+                told = not history.port and history.status in LOADED and model.status in LOADED
+                fresh = model.running and not told and (history.status not in RUNNING or history.port != model.port)
                 if fresh and model.status == "loading":
                     history.loading_since = self._clock()  # the event that it is loaded is to come
                     self._note(model.id, "loading")
@@ -116,17 +119,19 @@ class Watch:
                 self._note(name, "woken")  # and it reads its file again, in the same process
                 history.loading_since = None
             elif status == "loading" and history.status != "loading":
-                history.loading_since = now
+                history.loading_since, history.port = now, 0
                 self._note(name, "loading")
             elif status == "loaded" and history.status == "loading" and history.loading_since is not None:
                 history.loads += 1
-                history.load_seconds = now - history.loading_since
+                history.load_seconds = max(0.0, now - history.loading_since)
                 history.loading_since = None
                 history.load_seconds_total += history.load_seconds
                 self._note(name, "loaded", seconds=round(history.load_seconds, 3))
             elif status == "sleeping" and history.status != "sleeping":
                 self._note(name, "sleeping")
             elif status == "unloaded" and data.get("exit_code"):
+                if history.status == "unloaded":
+                    return  # the list has told of it, which was asked for when this was on its way
                 self._fail(name, history, int(data["exit_code"]))
             elif status == "unloaded" and history.status in RUNNING:
                 self._note(name, "evicted" if history.evicted else "unloaded")
@@ -144,8 +149,7 @@ class Watch:
                 return
             spawned, queued, evicted = _SPAWN.search(text), _QUEUE.search(text), _EVICT.search(text)
             if spawned:
-                self._names[int(spawned[2])] = spawned[1]
-                self._loads.pop(int(spawned[2]), None)
+                self._spawned(spawned[1], int(spawned[2]))
             elif queued and at >= self.started:
                 self._history(queued[1]).queued += 1
             elif evicted and at >= self.started:
@@ -193,6 +197,13 @@ class Watch:
         return report
 
     # --- with the lock held ---
+
+    def _spawned(self, name: str, port: int) -> None:
+        """What is known of the model's processes before, and of others behind this port, goes: ports are many."""
+        for old in [port, *(other for other, model in self._names.items() if model == name)]:
+            for known in (self._names, self._logs, self._loads):
+                known.pop(old, None)
+        self._names[port] = name
 
     def _child(self, port: int, text: str, counts: bool) -> None:
         if _offload.BEGIN in text:

@@ -136,8 +136,9 @@ function machine(report) {
       device.usable_mib / device.total_mib)));
   for (const gpu of report.gpus) cards.push(make("div", "card",
     make("strong", "", "GPU " + gpu.index + " " + gpu.product),
-    row("memory", share(gpu.memory_used_mib, gpu.memory_total_mib)),
-    bar([[gpu.memory_used_mib / gpu.memory_total_mib, ""]]),
+    ...(gpu.memory_used_mib === null || !gpu.memory_total_mib ? []
+      : [row("memory", share(gpu.memory_used_mib, gpu.memory_total_mib)),
+        bar([[gpu.memory_used_mib / gpu.memory_total_mib, ""]])]),
     gpu.utilization_percent === null ? "" : row("busy", gpu.utilization_percent + " %"),
     gpu.temperature_celsius === null ? "" : row("temperature", gpu.temperature_celsius + " °C"),
     gpu.power_watts === null ? "" : row("power", number(gpu.power_watts) + (gpu.power_limit_watts === null ? ""
@@ -158,7 +159,8 @@ function machine(report) {
 function happened(event) {
   const more = event.seconds !== undefined ? " in " + event.seconds.toFixed(1) + " s"
     : event.exit_code !== undefined ? ", exit code " + event.exit_code : "";
-  return make("li", "", make("time", "", new Date(event.at * 1000).toLocaleTimeString()),
+  const at = new Date(event.at * 1000), today = at.toDateString() === new Date().toDateString();
+  return make("li", "", make("time", "", today ? at.toLocaleTimeString() : at.toLocaleString()),
     make("span", "", event.model === "*" ? "presets" : event.model),
     make("strong", CLASSES[event.what] || "soft", event.what + more));
 }
@@ -194,6 +196,7 @@ async function again() {
     document.body.className = "";
   } catch (error) {
     document.body.className = "stale";
+    document.title = "no answer";
     id("verdict").textContent = "no answer";
     id("verdict").className = "pill bad";
   }

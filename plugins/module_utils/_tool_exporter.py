@@ -38,6 +38,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_watch imp
 PORT = 9836
 MACHINE_SECONDS = 15.0  # between two looks at the machine
 SILENCE = 3600.0  # seconds without an event, after which the router is asked for its events anew
+ROUTER_SECONDS = 3.0  # for an answer of the router: Prometheus gives up after ten, and would not hear that it hangs
 AGAIN = 1.0  # seconds before a stream that ended is opened again
 KEY_SECONDS = 60.0  # a key that is refused for so long has been replaced: systemd starts the service with the new one
 
@@ -75,7 +76,7 @@ class Source:
     def _connect(self) -> Client:
         """The client, made once: its certificates take longer to read than the rest of a scrape."""
         if self._client is None:
-            self._client = _router_report.connect(self.places)
+            self._client = _router_report.connect(self.places, ROUTER_SECONDS)
         return self._client
 
     @property
@@ -161,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        if not self.server.allows(self.client_address[0]):
+        if not self.server.allows(self.client_address[0], self.connection.getsockname()[0]):
             self._answer(403, "text/plain", b"This address is in none of the networks that are let in (--allow).\n")
         elif self.path == "/":
             self._answer(200, "text/html; charset=utf-8", _status_page.PAGE.encode())
@@ -181,8 +182,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Content-Security-Policy", _status_page.POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.end_headers()
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -194,20 +195,19 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: str, port: int, source: Source, allow: Iterable[str]) -> None:
         self.source = source
-        self._allowed = [ipaddress.ip_network(network) for network in ("127.0.0.0/8", "::1/128", *allow)]
-        self._lock = threading.Lock()
+        self._allowed = [ipaddress.ip_network(network, strict=False) for network in ("127.0.0.0/8", "::1/128", *allow)]
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._registry, self._generate, self._kind = _library(source)
         super().__init__((address, port), Handler)
 
-    def allows(self, address: str) -> bool:
+    def allows(self, address: str, here: str) -> bool:
+        """Whether a client of this address may ask, who has connected to the address `here`."""
         client = ipaddress.ip_address(address.partition("%")[0])
         client = getattr(client, "ipv4_mapped", None) or client
-        return any(client in network for network in self._allowed)
+        return address == here or any(client in network for network in self._allowed)
 
     def render(self) -> tuple[str, bytes]:
-        with self._lock:
-            return self._kind, self._generate(self._registry)
+        return self._kind, self._generate(self._registry)
 
     def service_actions(self) -> None:
         if self.source.key_is_old:

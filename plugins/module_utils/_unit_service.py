@@ -5,7 +5,7 @@
 """A unit that runs with the files as they are now.
 
 What it has read is noted in a record (`applied`, in the format of sha256sum): a unit of ours writes it itself when it
-starts, and for a server that others have set up it is written here, after the reload. So a run that was cut off between
+starts, and for a server that others have set up it is written here, afterwards. So a run that was cut off between
 a file and the restart is made good by the next, and no run has to remember what it has changed.
 """
 
@@ -20,12 +20,13 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 
 
 class UnitService:
-    """With `files` the record is written here, and the unit reloads; else the unit restarts."""
+    """With `files` the record is written here, and the unit reloads, or restarts when asked to; else it restarts."""
 
-    def __init__(self, run: Run, name: str, applied: str, files: Sequence[str] = ()) -> None:
+    def __init__(self, run: Run, name: str, applied: str, files: Sequence[str] = (), restart: bool = False) -> None:
         self.unit = Unit(run, name)
         self.applied = applied
         self.files = files
+        self.restart = restart or not files
 
     def outdated(self) -> list[str]:
         """What it has not read as it is now; the record itself where there is none. RouterError: it may not be read."""
@@ -46,7 +47,7 @@ class UnitService:
         if told["ActiveState"] not in ("active", "reloading", "refreshing"):
             yield "start"
         elif self.outdated():
-            yield "reload" if self.files else "restart"
+            yield "restart" if self.restart else "reload"
 
     def apply(self, steps: Sequence[str]) -> None:
         """Do it. UnitError also when it runs and has not noted what it read: every run would start it again."""

@@ -41,6 +41,10 @@ options:
     type: list
     elements: path
     default: []
+  restart:
+    description: With O(files), whether it is restarted in place of a reload, as it reads them only when it starts.
+    type: bool
+    default: false
 notes:
   - Needs root (C(become)).
 seealso:
@@ -83,6 +87,7 @@ ARGUMENTS: dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "applied": {"type": "path", "required": True},
     "files": {"type": "list", "elements": "path", "default": []},
+    "restart": {"type": "bool", "default": False},
 }
 
 

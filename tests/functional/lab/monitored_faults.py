@@ -126,9 +126,11 @@ def a_preset_asks_for_more_context_than_was_planned(guest: Guest) -> Iterator[No
 
 @fault("LlamacppExporterDeaf")
 def the_exporter_may_not_read_the_journal(guest: Guest) -> Iterator[None]:
-    guest.run(f"gpasswd --delete llama-monitoring systemd-journal; systemctl restart {EXPORTER}")
+    drop = f"/run/systemd/system/{EXPORTER}.d"
+    without = f"printf '[Service]\\nSupplementaryGroups=\\n' >{drop}/deaf.conf"
+    guest.run(f"mkdir -p {drop} && {without} && systemctl daemon-reload && systemctl restart {EXPORTER}")
     yield
-    guest.run(f"usermod --append --groups systemd-journal llama-monitoring; systemctl restart {EXPORTER}")
+    guest.run(f"rm -r {drop} && systemctl daemon-reload && systemctl restart {EXPORTER}")
 
 
 @fault("LlamacppModelsDiskFull")

@@ -85,7 +85,7 @@ class Guest:
             "llama_router_models_max": LIMIT,
             "llamacpp_monitoring": True,
             "llama_monitoring_host": "0.0.0.0",
-            "llama_monitoring_allow": [f"{NETWORK}.{VMID}/32"],
+            "llama_monitoring_allow": [f"{NETWORK}.1/32"],
             "llama_monitoring_nvtop": True,
             "llama_monitoring_journal_mib": 96,
             "llama_monitoring_prometheus_install": True,

@@ -41,6 +41,7 @@ from monitored_theirs import Theirs
 
 LONG = "MONITORING_SECONDS" in os.environ
 SECONDS = float(os.environ.get("MONITORING_SECONDS", "120"))
+BOUNDS = "/etc/systemd/journald.conf.d/llama-monitoring.conf"
 RULES, PROMETHEUS = "/etc/prometheus/llamacpp.rules.yml", "/etc/prometheus/prometheus.yml"
 ALERTS = ROOT / "tests/prometheus/alerts.yml"
 # Half a minute each, by windows of time or since the machine is looked at every 15 seconds.
@@ -82,6 +83,15 @@ def test_the_exporter_has_no_rights_and_no_key_of_its_own(guest: Guest) -> None:
     assert float(security.split("Overall exposure level")[1].split()[2]) <= 1.5
 
 
+def test_a_group_that_is_added_is_taken_up(guest: Guest) -> None:
+    groups = f"grep ^Groups: /proc/$(systemctl show {EXPORTER} --property MainPID --value)/status"
+    video = guest.run("getent group video | cut -d: -f3")
+    assert video not in guest.run(groups).split()
+    assert changed(guest.role(llama_monitoring_groups=["video"])) == 2  # the unit, and its restart
+    assert video in guest.run(groups).split()
+    guest.role()
+
+
 def test_nvtop_and_the_journals_bounds(guest: Guest) -> None:
     """By what journald itself says of its bounds."""
     assert guest.run("nvtop --version").startswith("nvtop version")
@@ -91,12 +101,23 @@ def test_nvtop_and_the_journals_bounds(guest: Guest) -> None:
     assert changed(with_journal) == 2, with_journal  # and journald was started again
     assert "max 64M" in guest.run("journalctl --unit systemd-journald --output cat --no-pager --lines 20")
     until(lambda: 'watching{source="journal"} 1' in guest.metrics(), 20, "the journal is followed on")
-    guest.role()
+
+    assert changed(guest.role(llama_monitoring_journal_mib=0)) == 3  # the file, the restart, the record
+    assert "No such file" in guest.run(f"ls {BOUNDS}", check=False)
+    assert changed(guest.role(llama_monitoring_journal_mib=0)) == 0
+    guest.role(llama_monitoring_journal_mib=64)
+    guest.run(f"sed -i s/64M/96M/ {BOUNDS}")  # what a run leaves that is broken off before the restart
+    assert changed(guest.role()) == 1
+    assert "max 96M" in guest.run("journalctl --unit systemd-journald --output cat --no-pager --lines 20")
 
 
 def test_only_who_is_named_is_let_in(guest: Guest) -> None:
     assert "403" in on_node(f"python3 -c '{FETCH}' http://{NETWORK}.{VMID}:9836/metrics", check=False)
+    # The guest itself is always, here by its own address.
     assert "llamacpp_up 1.0" in guest.run(f'python3 -c "{FETCH}" http://{NETWORK}.{VMID}:9836/metrics')
+    with pytest.raises(AssertionError, match=r"takes addresses and networks .* found lan\."):
+        guest.role(llama_monitoring_allow=["lan"])
+    assert changed(guest.role()) == 0
 
 
 def test_a_hundred_scrapes_load_and_wake_nothing(guest: Guest) -> None:
@@ -206,7 +227,7 @@ def test_what_a_model_takes_is_what_was_planned(guest: Guest) -> None:
 def hasty(guest: Guest) -> Iterator[None]:
     """Prometheus with the same rules, whose minutes are seconds, and a lower bound of loads an hour."""
     guest.play("prometheus.yml", llama_monitoring_loads_per_hour=5)
-    shorter = "s/for: [0-9]+m/for: 1s/; s/offset 15m/offset 5s/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
+    shorter = "s/for: [0-9]+m/for: 1s/; s/\\[1m\\]/[5s]/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
     guest.run(
         f"sed -E -i '{shorter}' {RULES}; sed -i 's/evaluation_interval: .*/evaluation_interval: 1s/' {PROMETHEUS}"
     )
@@ -368,7 +389,7 @@ def test_grafana_gets_its_dashboard_and_gives_it_back(guest: Guest) -> None:
     (provider,) = yaml.safe_load(guest.run(f"cat {folder}/llamacpp.yaml"))["providers"]
     assert provider["options"] == {"path": "/var/lib/homelab-llamacpp/dashboards"}
     assert changed(guest.role("grafana")) == 0
-    assert changed(guest.role("grafana", llama_monitoring_grafana_state="absent")) == 2
+    assert changed(guest.role("grafana", llama_monitoring_grafana_state="absent")) == 3  # files, restart, record
     assert guest.run(f"ls {files}", check=False).count("No such file") == 2
     assert changed(guest.role("grafana", llama_monitoring_grafana_state="absent")) == 0
 
@@ -395,6 +416,6 @@ def test_a_new_key_is_taken_up(guest: Guest) -> None:
 def test_it_goes_as_it_came(guest: Guest) -> None:
     guest.role(llama_monitoring_state="absent")
     assert guest.run("systemctl is-active llama-router-exporter || true") == "inactive"
-    left = guest.run(f"ls /usr/local/bin/llama-router-exporter /etc/systemd/system/{EXPORTER}", check=False)
-    assert left.count("No such file") == 2
+    left = guest.run(f"ls /usr/local/bin/llama-router-exporter /etc/systemd/system/{EXPORTER} {BOUNDS}", check=False)
+    assert left.count("No such file") == 3
     assert changed(guest.role(llama_monitoring_state="absent")) == 0

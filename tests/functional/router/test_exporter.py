@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import re
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -192,6 +195,27 @@ def test_a_router_that_goes_and_comes_is_heard_again(start: Start) -> None:
     assert exporter.value("llamacpp_up") == 1
 
 
+def test_a_router_and_models_that_hang_are_told_of_in_time(start: Start) -> None:
+    """Prometheus waits for ten seconds, as `get` does here, and takes what is later for an exporter that is down."""
+    server, exporter = start()
+    server.load("alpha", "beta")
+    hung = [server.child("alpha"), server.child("beta"), server.process.pid]
+    for pid in hung[:2]:
+        os.kill(pid, signal.SIGSTOP)
+    text = exporter.get("/metrics")
+    assert "llamacpp_models_running 2.0" in text
+    assert "llamacpp:" not in text
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        assert 'llamacpp_problem{problem="unreachable"} 1.0' in exporter.get("/metrics")
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    exporter.until("llamacpp_up", 1)
+    exporter.until('llamacpp:requests_processing{model="beta"}', 0)
+    assert exporter.happened() == ["alpha loaded", "beta loaded"]
+
+
 def test_other_paths_and_other_methods(start: Start) -> None:
     _server, exporter = start()
     assert exporter.get("/health") == "ok\n"
@@ -241,6 +265,32 @@ class Browser:
         file = self.pictures / f"{name}.png"
         self.run(url, f"--screenshot={file}", **how)
         assert file.stat().st_size > 15_000
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_the_page_of_what_is_seldom(start: Start, tmp_path: Path) -> None:
+    """A name like a tag, an event of days ago, a GPU without memory of its own, numbers of weeks."""
+    _server, exporter = start()
+    report = exporter.report()
+    name, days_ago = '<b>a & "b"</b>', time.time() - 3 * 86400
+    report["models"][0].update(id=name, status="loaded")
+    report["models"][0]["history"].update(seconds=40 * 86400, loads=1234567, load_seconds=2, answers=7654321)
+    report["events"] = [{"at": days_ago, "model": name, "what": "loaded", "seconds": 2.0}]
+    keys = ["memory_used_mib", "memory_total_mib", "utilization_percent", "power_watts", "power_limit_watts"]
+    gpu = {**dict.fromkeys(keys), "index": 0, "product": "NVIDIA GB10", "temperature_celsius": 40, "throttling": None}
+    report["gpus"] = [gpu]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "index.html").write_text(exporter.get("/"))
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        text = Browser(tmp_path).text(f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
+    assert '&lt;b&gt;a &amp; "b"&lt;/b&gt; loaded 40 d' in text
+    assert "7,654,321 answers loaded 1,234,567 times" in text
+    assert time.strftime("%-m/%-d/%Y", time.localtime(days_ago)) in text
+    assert "GPU 0 NVIDIA GB10 temperature 40 °C" in text
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")

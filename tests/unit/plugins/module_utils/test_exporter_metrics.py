@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ MODEL: dict[str, Any] = {
     "id": "a",
     "status": "loaded",
     "failed": False,
-    "exit_code": None,
+    "exit_code": 137,
     "ctx_size": 8192,
     "port": 0,
     "memory": [
@@ -102,7 +105,8 @@ EXPECTED: dict[str, list[tuple[dict[str, str], float]]] = {
     ],
     "model_status_seconds": [({"model": "a"}, 12.5)],
     "model_failed": [({"model": "a"}, 0)],
-    "model_failures_total": [({"model": "a", "exit_code": "1"}, 1), ({"model": "a", "exit_code": "137"}, 2)],
+    "model_failures_total": [({"model": "a"}, 3)],
+    "model_exit_code": [({"model": "a"}, 137)],
     "model_loads_total": [({"model": "a"}, 3)],
     "model_load_seconds_total": [({"model": "a"}, 7)],
     "model_last_load_seconds": [({"model": "a"}, 2)],
@@ -194,6 +198,7 @@ def test_the_models_own_metrics_get_its_name() -> None:
     assert found["llamacpp:n_tokens_max"].kind == "gauge"  # as its name says, whatever it says
     assert found["llamacpp:requests_deferred"].help == "Number of requests deferred"
     assert of_children({"a": "<html>", "b": ""}) == []
+    assert of_children({"a": "# TYPE x gauge\nx much"})[0].samples == []
 
 
 def test_only_loaded_models_are_asked() -> None:
@@ -219,6 +224,17 @@ def test_only_loaded_models_are_asked() -> None:
         assert ask_children({"models": [*rows, gone]}) == {"loaded": "x 1\n"}
         child.shutdown()
     assert asked == ["/metrics"]
+
+
+def test_children_that_hang_take_the_time_of_one() -> None:
+    with contextlib.ExitStack() as stack:
+        rows = []
+        for name in "abcd":
+            hangs = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # and never answers
+            rows.append({"id": name, "status": "loaded", "port": hangs.getsockname()[1]})
+        before = time.monotonic()
+        assert ask_children({"models": rows}, 0.5) == {}
+        assert time.monotonic() - before < 1.5
 
 
 # --- the server -------------------------------------------------------------------------------------------------
@@ -257,11 +273,12 @@ def test_a_journal_that_may_not_be_read_is_not_heard_for_a_moment_either(monkeyp
 def test_who_is_let_in(address: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
     source = _tool_exporter.Source(Places(), [])
-    with _tool_exporter.Server("127.0.0.1", 0, source, ["192.0.2.0/24", "fd00::/8"]) as server:
-        assert server.allows(address) is allowed
+    with _tool_exporter.Server("127.0.0.1", 0, source, ["192.0.2.9/24", "fd00::/8"]) as server:
+        assert server.allows(address, "198.51.100.1") is allowed
+        assert server.allows(address, address)  # the guest itself, by its own address
 
 
-@pytest.mark.parametrize("arguments", [["--allow", "192.0.2.1/24"], ["--allow", "all"], ["--address", "192.0.2.1"]])
+@pytest.mark.parametrize("arguments", [["--allow", "192.0.2.1/33"], ["--allow", "all"], ["--address", "192.0.2.1"]])
 def test_what_cannot_be_served_is_said(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,3 +327,9 @@ def test_the_dashboards_panels_stand_side_by_side() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
+
+
+def test_the_dashboard_tells_two_routers_apart() -> None:
+    for target in (target for panel in DASHBOARD["panels"] for target in panel["targets"]):
+        assert "{{instance}}" in target["legendFormat"]
+        assert all(by.startswith("instance") for by in re.findall(r"sum by \((.*?)\)", target["expr"]))

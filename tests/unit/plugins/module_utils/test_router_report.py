@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_report
 from ansible_collections.homelab.llamacpp.plugins.module_utils._offload import Offload
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
+    Client,
     Model,
     Refused,
     RouterError,
@@ -209,6 +212,12 @@ def test_a_model_out_of_the_plan() -> None:
     assert found["devices"] == []
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"devices": ['])
+def test_a_plan_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    assert plan_of(str(tmp_path / "plan.json")) == {"devices": [], "models": []}
+
+
 @pytest.mark.parametrize(
     ("options", "meta", "context"),
     [
@@ -298,7 +307,8 @@ def test_memory_and_disk(tmp_path: Path) -> None:
         (Refused("it wants a key", 401, "no"), "key"),
         (Refused("busy", 500, "no"), "refused"),
         (Unreachable("nothing listens", transient=True), "unreachable"),
-        (Unreachable("its certificate is not trusted", transient=False), "certificate"),
+        (Unreachable("its certificate is not trusted", transient=False, tls=True), "certificate"),
+        (Unreachable("that host name is not known", transient=False), "unreachable"),
         (RouterError("a router was wanted"), "refused"),
     ],
 )
@@ -309,6 +319,28 @@ def test_a_router_that_cannot_be_asked(error: RouterError, problem: str) -> None
     found, models = router_of("http://x", client)
     assert (found["up"], found["reason"], found["loaded"], models) == (False, str(error), [], [])
     assert found["problem"] == problem
+
+
+def test_a_name_that_nobody_knows_is_no_matter_of_certificates() -> None:
+    url = "https://nobody.invalid"
+    assert router_of(url, lambda: Client(url, "k"))[0]["problem"] == "unreachable"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak_no_tls() -> None:
+            line = listener.accept()[0]
+            with line:
+                line.recv(9999)
+                line.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=speak_no_tls, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        assert router_of(url, lambda: Client(url, "k"))[0]["problem"] == "certificate"
+
+
+def test_a_gpu_without_memory_of_its_own() -> None:
+    shared = {**GPU, "memory_total_mib": None, "memory_used_mib": None, "utilization_percent": None}
+    (line,) = (line for line in lines_of(made(model(), gpus=[shared])) if line.startswith("GPU"))
+    assert line == "GPU 0 NVIDIA GeForce RTX 3090: 71 degrees, 280 W, held down by power limit"
 
 
 def test_a_report_of_a_machine_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -170,6 +170,44 @@ def test_what_was_missed_while_the_events_were_lost() -> None:
     assert watch.tell({"models": [], "unit": {}})["watch"]["events"] is True
 
 
+def test_what_the_list_has_told_is_not_counted_again() -> None:
+    """The events are heard before the list is asked for, so both may tell of one thing."""
+    watch = Told(model("a", "unloaded"), model("b", "unloaded"))
+    watch.load("a")
+    watch.event({"model": "b", "event": "model_status", "data": {"status": "loading"}})
+    watch.lost()  # before anybody asked for the port of a
+    watch.sync([model("a", "loaded", 4001), model("b", "unloaded", 4002, failed=True, exit_code=1)])
+    watch.say("b", "unloaded", exit_code=1)
+    assert watch.history("a")["loads"] == 1
+    assert watch.history("b")["failures"] == {"1": 1}
+
+
+def test_a_load_that_ended_while_the_events_were_lost_is_one() -> None:
+    watch = Told(model("a", "unloaded"))
+    watch.event({"model": "a", "event": "model_status", "data": {"status": "loading"}})
+    watch.lost()
+    for _time in range(2):
+        watch.sync([model("a", "loaded", 4001)])
+        assert watch.history()["loads"] == 1
+
+
+def test_a_clock_that_is_set_back_takes_no_load_away() -> None:
+    watch = Told(model("a", "unloaded"))
+    watch.load("a", -3600)
+    assert (watch.history()["loads"], watch.history()["load_seconds_total"]) == (1, 0)
+
+
+def test_processes_that_have_gone_are_forgotten() -> None:
+    """A model that is asked for every few seconds, for weeks, and breaks off in the middle of its load."""
+    watch = Told(model("a", "unloaded"), model("b", "loaded", 4001))
+    watch.log("spawning server instance with name=b on port 4001", *(f"[4001] {line}" for line in LOAD))
+    for port in range(5000, 6000):
+        watch.log(f"spawning server instance with name=a on port {port}", *(f"[{port}] {line}" for line in LOAD[:-1]))
+    assert [len(known) for known in (watch._names, watch._logs, watch._loads)] == [2, 1, 1]
+    watch.log(*(f"[4001] {line}" for line in TIMING))
+    assert watch.history("b")["answers"] == 1
+
+
 def test_answers_are_counted_by_the_models_port() -> None:
     watch = Told(model("a", "loaded", 4001))
     watch.log("0.02 I srv          load: spawning server instance with name=b c on port 4002")

@@ -45,11 +45,11 @@ class Host:
                 self.applied.write_text(f"{hashlib.sha256(self.file.read_bytes()).hexdigest()}  {self.file}\n")
         return 0, "", ""
 
-    def service(self, *files: Path) -> UnitService:
-        return UnitService(self, "x.service", str(self.applied), [str(path) for path in files])
+    def service(self, *files: Path, restart: bool = False) -> UnitService:
+        return UnitService(self, "x.service", str(self.applied), [str(path) for path in files], restart)
 
-    def run(self, *files: Path) -> list[str]:
-        service = self.service(*files)
+    def run(self, *files: Path, restart: bool = False) -> list[str]:
+        service = self.service(*files, restart=restart)
         steps = list(service.wanting())
         service.apply(steps)
         return steps
@@ -125,6 +125,18 @@ def test_a_foreign_one_is_reloaded_once_for_each_change(foreign: Host) -> None:
     assert foreign.run(foreign.file) == ["reload"]
     assert foreign.run(foreign.file) == []
     assert foreign.did == ["reload"] * 3
+
+
+def test_a_foreign_one_that_reads_at_its_start_alone_is_restarted_once_for_each_change(foreign: Host) -> None:
+    assert foreign.run(foreign.file, restart=True) == ["restart"]
+    assert foreign.run(foreign.file, restart=True) == []
+    foreign.file.write_text("two")
+    foreign.fails = "restart"  # and a run that is broken off here is made good by the next
+    with pytest.raises(UnitError):
+        foreign.run(foreign.file, restart=True)
+    foreign.fails = ""
+    assert foreign.run(foreign.file, restart=True) == ["restart"]
+    assert foreign.run(foreign.file, restart=True) == []
 
 
 def test_what_was_another_one_in_between_may_have_been_read(foreign: Host) -> None:
