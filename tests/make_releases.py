@@ -72,7 +72,8 @@ while IFS= read -r line; do
   case $line in
     *"spawning server instance with name"*)
       [ -z "$running" ] || kill -KILL $running
-      until running=$(pgrep --parent $router); do sleep 0.05; done ;;
+      tries=0  # not for ever: the router may have been killed
+      until running=$(pgrep --parent $router) || [ $((tries += 1)) -gt 200 ]; do sleep 0.05; done ;;
   esac
 done <"$log" &
 wait $router

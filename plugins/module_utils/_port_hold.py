@@ -173,10 +173,9 @@ def _listen_beside(listener: Connection) -> list[socket.socket]:
     """The socket where new connections wait, and one that keeps its place among the port's sockets, see below."""
     beside: list[socket.socket] = []
     try:
-        for _time in range(2):
-            beside.append(_listen_as(listener))
-            if len(beside) == 1:
-                _send_all_to_the_second(beside[0])
+        beside.append(_listen_as(listener))
+        _send_all_to_the_second(beside[0])
+        beside.append(_listen_as(listener))
     except OSError as error:
         for one in beside:
             one.close()
