@@ -182,11 +182,12 @@ def test_a_server_that_breaks_off_or_hangs() -> None:
         listener.accept()[0].close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY, request_timeout=0.2)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = Client(url, KEY, request_timeout=0.2)
         closing = threading.Thread(target=accept_and_close)
         closing.start()
         with pytest.raises(Unreachable, match="the connection was closed before an answer came") as caught:
-            client.props()
+            Client(url, KEY, request_timeout=60).props()
         closing.join()
         assert caught.value.transient
         with pytest.raises(Unreachable, match=r"did not answer within 0.2 s"):
