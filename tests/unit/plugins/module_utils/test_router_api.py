@@ -48,7 +48,7 @@ def server() -> Iterator[Answering]:
 
 @pytest.fixture
 def client(server: Answering) -> Client:
-    return Client(server.url, KEY, request_timeout=2)
+    return Client(server.url, KEY, request_timeout=60)
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def test_the_bytes_of_a_key_are_kept(server: Answering, tmp_path: Path) -> None:
     """By value and by file, a key beyond ASCII goes out as the bytes that the key file holds."""
     file = tmp_path / "keys"
     file.write_text("schlüssel\n", encoding="utf-8")
-    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 2}
+    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 60}
     for source in ({"api_key": "schlüssel", "api_key_file": None}, {"api_key": None, "api_key_file": str(file)}):
         Client.from_params({**params, **source}).healthy()
     sent = {headers["Authorization"].encode("latin-1") for *_request, headers in server.seen}
