@@ -101,7 +101,7 @@ class Server:
         """An answer that has begun and does not end before this does; the model has `context-shift`."""
         parts = self.client.complete(name, ENDLESS, 600)
         try:
-            next(parts)
+            assert next(parts, None), "it ended before its first word"
             yield
         finally:
             parts.close()
