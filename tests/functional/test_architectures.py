@@ -20,8 +20,7 @@ import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import read_model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts import MEASURED, facts_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_plan import vram_plan
-from ports import free_port
-from rpc_devices import TESTS, buffers, cards
+from rpc_devices import TESTS, buffers, cards, free_port
 
 LAYERS, EMBD, HEADS, HEAD, KV, FF, WORDS = 6, 1024, 16, 64, 4, 2816, 32000
 Q, K = HEADS * HEAD, KV * HEAD

@@ -27,8 +27,7 @@ import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import read_model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts import facts_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_plan import vram_plan
-from ports import free_port
-from rpc_devices import TESTS, buffers, cards
+from rpc_devices import TESTS, buffers, cards, free_port
 
 DEVICES = [{"name": name, "total_mib": 16384} for name in ("RPC0", "RPC1")]
 
