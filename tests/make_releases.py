@@ -64,18 +64,16 @@ while True:
     "kills": """
 dry_run "$@" || ! is_router "$@" && exec "$real" "$@"
 trap 'kill $router; wait $router; exit' TERM
-log=$(mktemp --dry-run) && mkfifo "$log"
-"$real" "$@" >"$log" 2>&1 &
+pipes=$(mktemp --directory) && trap 'rm -r "$pipes"' EXIT && mkfifo "$pipes/log" "$pipes/copy"
+"$real" "$@" >"$pipes/log" 2>&1 &
 router=$!
+tee "$pipes/copy" <"$pipes/log" &
+# A shell that reads every line is so slow that an answer may end before it is broken off.
+grep --line-buffered -o 'spawning server instance with name=.* on port [0-9]*' <"$pipes/copy" |
 while IFS= read -r line; do
-  echo "$line"
-  case $line in
-    *"spawning server instance with name"*)
-      [ -z "$running" ] || kill -KILL $running
-      tries=0  # not for ever: the router may have been killed
-      until running=$(pgrep --parent $router) || [ $((tries += 1)) -gt 200 ]; do sleep 0.05; done ;;
-  esac
-done <"$log" &
+  for port in $ports; do pkill -KILL --parent $router --full -- "--port $port( |\\$)"; done
+  ports="$ports ${line##* }"
+done &
 wait $router
 """,
 }

@@ -7,12 +7,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from hypothesis import settings
+
+# As in tests/unit/conftest.py: the same cases in every run, or with HYPOTHESIS_RANDOM=1 new ones.
+if not os.environ.get("HYPOTHESIS_RANDOM"):
+    settings.load_profile("ci")
 
 RunModule = Callable[..., dict[str, Any]]
 

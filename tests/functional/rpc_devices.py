@@ -14,20 +14,19 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))
+
+from ports import free_port
+
 LLAMA_SERVER = str(TESTS / "llama-server")
 LAB_GPU = "/usr/libexec/lab-gpu/lab_gpu.py"
 BUFFER = re.compile(r"(\S+\[127\.0\.0\.1:(\d+)\]|CPU_Mapped|CPU) +(model|KV|RS|compute) buffer size = +([0-9.]+) MiB")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -45,11 +44,13 @@ def cards(ports: list[int], budgets: list[int]) -> Iterator[None]:
     ]
     try:
         for port, group in zip(ports, groups):
-            for _attempt in range(400):
+            deadline = time.monotonic() + 120
+            while True:
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 assert group.poll() is None, "the RPC server does not start: make lab-images"
+                assert time.monotonic() < deadline, "the RPC server does not listen"
                 time.sleep(0.05)
         yield
     finally:
@@ -68,7 +69,7 @@ def buffers(model: Path, ports: list[int], options: dict[str, str], *args: str) 
     with log.open("wb") as file:
         server = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while "listening on" not in log.read_text(errors="replace"):
             assert server.poll() is None, log.read_text(errors="replace")[-2000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]

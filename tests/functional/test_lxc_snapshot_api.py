@@ -175,7 +175,11 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(STEPS)
 def test_check_mode_foretells_any_run(pve: Any, run: Run, steps: list[dict[str, Any]]) -> None:
     pve.ct(130).snapshots.clear()

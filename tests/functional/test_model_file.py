@@ -413,19 +413,27 @@ def test_the_lists_own_errors_come_before_anything(run: Run, hub: Hub) -> None:
 # --- the real world -------------------------------------------------------------------------------------------------
 
 
+def sent(one: subprocess.Popen[str], hub: Hub, count: int) -> None:
+    """Wait until so many bytes are on their way to this process."""
+    deadline = time.monotonic() + 120
+    while hub.seen.sent < count:
+        assert one.poll() is None, ended(one)
+        assert time.monotonic() < deadline, hub.seen
+        time.sleep(0.005)
+
+
 def test_kill_at_random_moments(models: Path, hub: Hub, repositories: Path) -> None:
     """Killed at random moments, then whole and right, with at most 1.05 times the bytes."""
     source = repositories / "own/killed/Killed-Q4_K_M.gguf"
     killed = model("killed", repo="own/killed", quant="Q4_K_M")
     hub.sha256(source)
-    hub.faults.rate = KILLED_SIZE / (KILLS * 2)  # the whole of it would take two seconds a kill
+    hub.faults.rate = KILLED_SIZE / (KILLS * 6)  # the whole of it would take six seconds a kill
     dice = random.Random(KILLS)
     for _turn in range(KILLS):
+        # The moment is one of the download, not of the clock: it never comes too late.
+        before = hub.seen.sent
         one = process(models, hub, models=[killed])
-        before, waited = hub.seen.sent, time.monotonic()
-        while hub.seen.sent == before and time.monotonic() - waited < 30:
-            time.sleep(0.01)
-        time.sleep(dice.uniform(0.05, 1.5))
+        sent(one, hub, before + int(dice.uniform(0.05, 1.5) * hub.faults.rate))
         one.send_signal(signal.SIGKILL)
         one.wait()
     assert left(models) == ["killed.gguf.part", "killed.gguf.part.journal"]
@@ -547,11 +555,11 @@ def test_room_is_judged_for_all_before_anything(small_disk: Path, hub: Hub) -> N
 
 def test_a_disk_that_fills_up_half_way(small_disk: Path, hub: Hub, repositories: Path) -> None:
     hub.sha256(repositories / "own/big/Big-Q4_K_M.gguf")
-    hub.faults.rate = 10 << 20
+    hub.faults.rate = 2 << 20  # slow enough for what comes now to come first
     one = process(small_disk, hub, models=[BIG])
-    while hub.seen.sent < 5 << 20:
-        time.sleep(0.01)
+    sent(one, hub, 4 << 20)
     (small_disk / "hog").write_bytes(bytes(10 << 20))
+    hub.faults.rate = 10 << 20
     assert "No space left on device; make room, then run again: it goes on where it was" in ended(one)["msg"]
     (small_disk / "hog").unlink()
     hub.faults.rate = 0

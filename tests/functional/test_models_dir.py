@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,13 +21,16 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_info import
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import view
 
 TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))
+
+from ports import free_port
+
 KEY = "only-for-this-test"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a models directory may hold."""
-    sys.path.insert(0, str(TESTS))
     make = importlib.import_module("make_tiny_models").make_tests
     outside = tmp_path_factory.mktemp("elsewhere")
     make(outside)
@@ -68,9 +70,7 @@ def router(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     """The entries of GET /models by id."""
     own = tmp_path_factory.mktemp("router")
     (own / "keys").write_text(f"{KEY}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     argv = [
         str(TESTS / "llama-server"),
         "--host",
@@ -86,19 +86,24 @@ def router(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         request = urllib.request.Request(f"http://127.0.0.1:{port}/models", headers={"Authorization": f"Bearer {KEY}"})
-        for _attempt in range(200):
-            try:
-                with urllib.request.urlopen(request, timeout=5) as response:
-                    yield {entry["id"]: entry for entry in json.load(response)["data"]}
-                break
-            except OSError:
-                assert process.poll() is None, (own / "log").read_text()
-                time.sleep(0.05)
-        else:
-            pytest.fail((own / "log").read_text())
+        yield {entry["id"]: entry for entry in listed(request, process, own / "log")}
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(60)
+
+
+def listed(request: urllib.request.Request, process: subprocess.Popen[bytes], log: Path) -> list[dict[str, Any]]:
+    """What it lists as soon as it is up."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                found: list[dict[str, Any]] = json.load(response)["data"]
+                return found
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
 
 
 def test_the_ids_are_the_routers(folder: Path, router: dict[str, Any]) -> None:

@@ -149,8 +149,8 @@ def test_chromium_draws_it(page: Path, scheme: int) -> None:
     script = "<script>document.title = getComputedStyle(document.body).backgroundColor</script></body>"
     probe = page.with_name("probe.html")
     probe.write_text(page.read_text().replace("</body>", script))
-    dom = subprocess.run([*argv, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    dom = subprocess.run([*argv, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     assert ("rgb(255, 255, 255)" if scheme else "rgb(20, 24, 29)") in dom.stdout
     picture = page.with_name("page.png")
-    subprocess.run([*argv, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=60, check=True)
+    subprocess.run([*argv, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=300, check=True)
     assert picture.stat().st_size > 40_000

@@ -38,7 +38,7 @@ def run(arguments: dict[str, Any], *inside: str) -> subprocess.CompletedProcess[
     """The module in a process of its own; the script `inside`, if any, gets the interpreter and the program last."""
     command = [*inside, sys.executable, MODULE] if inside else [sys.executable, "-c", MODULE]
     return subprocess.run(
-        command, input=json.dumps(arguments), capture_output=True, text=True, timeout=120, check=False
+        command, input=json.dumps(arguments), capture_output=True, text=True, timeout=600, check=False
     )
 
 

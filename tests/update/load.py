@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 PATIENCE = 120  # seconds until a client gives up
+MOST = 500  # short requests that wait at once: a machine that is slow is not to run out of files or ports
 
 
 @dataclass
@@ -68,9 +69,10 @@ class Load:
     def _every_50_ms(self) -> None:
         running: list[threading.Thread] = []
         while not self._over.is_set():
-            thread = threading.Thread(target=self._ask, args=("short", self.models))
-            thread.start()
-            running = [*(other for other in running if other.is_alive()), thread]
+            running = [other for other in running if other.is_alive()]
+            if len(running) < MOST:
+                running.append(threading.Thread(target=self._ask, args=("short", self.models)))
+                running[-1].start()
             time.sleep(self.interval)
         for thread in running:
             thread.join()

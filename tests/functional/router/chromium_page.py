@@ -71,7 +71,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> Any:
+    def until(self, expression: str, seconds: float = 300) -> Any:
         """Its value as soon as it counts as true."""
         deadline = time.monotonic() + seconds
         while True:
@@ -124,7 +124,7 @@ class Page:
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _write, _error = select.select([self._read], [], [], 60)
+            ready, _write, _error = select.select([self._read], [], [], 300)
             assert ready, "Chromium says nothing more"
             part = os.read(self._read, 1 << 20)
             assert part, "Chromium has ended"

@@ -93,7 +93,7 @@ class Proxy:
 
     def __exit__(self, *_error: object) -> None:
         self.process.terminate()
-        self.process.wait(15)
+        self.process.wait(60)
 
     def _answers(self) -> bool:
         """Whether it listens, with Open WebUI behind it or not."""

@@ -61,8 +61,8 @@ class Host:
             "pending": str(self.pending),
             "url": f"http://127.0.0.1:{self.port}",
             "api_key_file": str(self.keys),
-            "timeout": 20,
-            "load_timeout": 20,
+            "timeout": 120,
+            "load_timeout": 120,
         }
         return self.call("router_service", check=check, **{**defaults, **params})
 
@@ -77,7 +77,7 @@ class Host:
         return [name for name, status in self.status().items() if status == "loaded"]
 
     def load(self, *names: str) -> None:
-        Router(self.client).load(names, 20)
+        Router(self.client).load(names, 300)
 
     def pid(self) -> int:
         return int(json.loads((self.folder / f"{UNIT}.json").read_text())["pid"])

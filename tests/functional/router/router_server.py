@@ -5,31 +5,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-import socket
+import signal
 import subprocess
+import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._keeper import is_connected
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import Router
 
 TESTS = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TESTS))
+
+from ports import free_port
+
 LLAMA_SERVER = TESTS / "llama-server"
 KEYS = ("test-key-1", "test-key-2")
 KEY = KEYS[0]
+ENDLESS = 10_000_000  # tokens, of a model with `context-shift`
 
 Call = Callable[..., dict[str, Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def section(name: str, model: Path, **options: str) -> str:
@@ -60,7 +64,7 @@ class Server:
     def __exit__(self, *_error: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -69,10 +73,15 @@ class Server:
         return {model.id: model.status for model in self.client.models()}
 
     def load(self, *names: str) -> None:
-        Router(self.client).load(names, 30)
+        Router(self.client).load(names, 300)
 
     def child(self, name: str) -> int:
-        """The process id of a model."""
+        """The process id of a model, which the router may be about to start."""
+        wait_until(lambda: bool(self._children(name)), self.log)
+        return self._children(name)[0]
+
+    def _children(self, name: str) -> list[int]:
+        found = []
         for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
                 words = Path("/proc", entry, "cmdline").read_text().split("\0")
@@ -80,8 +89,35 @@ class Server:
             except OSError:
                 continue
             if parent == self.process.pid and name in words:
-                return int(entry)
-        raise AssertionError(f"{name} has no process")
+                found.append(int(entry))
+        return found
+
+    def busy(self, name: str) -> bool:
+        """Whether a request has come to the model's process, and has no answer yet."""
+        return any(model.id == name and is_connected(model.port) for model in self.client.models())
+
+    @contextlib.contextmanager
+    def answering(self, name: str) -> Iterator[None]:
+        """An answer that has begun and does not end before this does; the model has `context-shift`."""
+        parts = self.client.complete(name, ENDLESS, 600)
+        try:
+            assert next(parts, None), "it ended before its first word"
+            yield
+        finally:
+            parts.close()
+
+    @contextlib.contextmanager
+    def answering_at_once(self, name: str) -> Iterator[list[int]]:
+        """The same in one piece, which a model that is told to end does not break off: within this it has to be killed.
+
+        The HTTP status is told when it has ended.
+        """
+        statuses: list[int] = []
+        client = threading.Thread(target=lambda: statuses.append(self.complete(name, ENDLESS)))
+        client.start()
+        wait_until(lambda: self.busy(name))
+        yield statuses
+        client.join()
 
     def complete(self, name: str, tokens: int) -> int:
         """Ask for so many tokens; the HTTP status."""
@@ -89,7 +125,7 @@ class Server:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/v1/completions", json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=600) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -97,7 +133,28 @@ class Server:
             return 0
 
 
-def wait_until(true: Callable[[], bool], log: Path | None = None, seconds: float = 15) -> None:
+@contextlib.contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Who opens this file waits until this ends (or the kernel's patience does, 45 s): a model that is loading."""
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel tells that somebody waits
+    with file.open("rb") as mine:
+
+        def alone() -> bool:
+            with contextlib.suppress(BlockingIOError):  # somebody has it open
+                fcntl.fcntl(mine, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                return True
+            return False
+
+        wait_until(alone)
+        try:
+            yield
+        finally:
+            fcntl.fcntl(mine, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, handler)
+
+
+def wait_until(true: Callable[[], bool], log: Path | None = None, seconds: float = 120) -> None:
+    """As long as that is patience alone: a machine may be slow, a test that passes is not."""
     deadline = time.monotonic() + seconds
     while True:
         try:

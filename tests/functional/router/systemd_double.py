@@ -14,6 +14,7 @@ file), calls (each call, a line).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,25 @@ class Service:
         self.file = HOME / name
         self.memory = HOME / f"{name}.json"
         self.journal = HOME / f"{name}.journal"
+        self.lock = HOME / f"{name}.lock"
 
     # --- what is known ---
 
     def remembered(self) -> dict[str, Any]:
         return json.loads(self.memory.read_text()) if self.memory.exists() else dict(IDLE)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """A verb and the supervisor of a service that ends do not overwrite each other's word."""
+        with self.lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def remember(self, **changes: Any) -> None:
+        with self.alone():
+            self._remember(**changes)
+
+    def _remember(self, **changes: Any) -> None:
         beside = self.memory.with_suffix(f".{os.getpid()}")
         beside.write_text(json.dumps({**self.remembered(), **changes}))
         beside.rename(self.memory)
@@ -127,27 +141,30 @@ class Service:
                     print(time.time(), line, end="", file=journal, flush=True)
             status = process.wait()
             self.clear()
-            if status == 0 or self.remembered()["sub"] == "stop-sigterm":
-                self.remember(active="inactive", sub="dead", pid=0, supervisor=0)
-                os._exit(0)
-            self.remember(active="activating", sub="auto-restart", pid=0)
+            with self.alone():
+                if status == 0 or self.remembered()["sub"] == "stop-sigterm":
+                    self._remember(active="inactive", sub="dead", pid=0, supervisor=0)
+                    os._exit(0)
+                self._remember(active="activating", sub="auto-restart", pid=0)
             time.sleep(float(self.setting("RestartSec")[0]))
             if not self.prepare():
                 self.remember(active="failed", sub="failed", supervisor=0)
                 os._exit(0)
 
     def stop(self) -> None:
-        now = self.remembered()
-        if not now["supervisor"]:
-            return
-        self.remember(active="deactivating", sub="stop-sigterm")
-        if now["pid"]:
-            os.kill(now["pid"], signal.SIGTERM)
-            while self.remembered()["supervisor"]:
-                time.sleep(0.01)
-        else:
-            os.kill(now["supervisor"], signal.SIGKILL)
-            self.remember(active="inactive", sub="dead", supervisor=0)
+        with self.alone():
+            now = self.remembered()
+            if not now["supervisor"]:
+                return
+            if not now["pid"]:  # it waits before it tries again
+                os.kill(now["supervisor"], signal.SIGKILL)
+                self._remember(active="inactive", sub="dead", supervisor=0)
+                return
+            self._remember(active="deactivating", sub="stop-sigterm")
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(now["pid"], signal.SIGTERM)
+        while self.remembered()["supervisor"]:
+            time.sleep(0.01)
 
     def clear(self) -> None:
         for folder in self.setting("RuntimeDirectory"):

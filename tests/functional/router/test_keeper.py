@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,50 +92,46 @@ def test_embeddings_are_a_use(serve: Serve) -> None:
 
 
 def test_a_busy_model_is_never_unloaded(serve: Serve) -> None:
-    server = serve("--metrics", context_shift="on")
+    server = serve("--metrics", context_shift="on", threads="1")
     server.load("alpha")
     kept = Kept(server, unload_idle=900)
     kept.look()
-    answer = threading.Thread(target=server.complete, args=("alpha", 500))
-    answer.start()
-    busy = port(server, "alpha")
-    wait_until(lambda: is_connected(busy))
-    assert not kept.look(after=10000)
-    assert answer.is_alive()
-    answer.join()
+    with server.answering("alpha"):
+        assert not kept.look(after=10000)
     assert not kept.look()
     assert server.status()["alpha"] == "loaded"
 
 
 def test_a_request_that_comes_between_look_and_unload_is_seen(serve: Serve) -> None:
-    server = serve("--metrics", context_shift="on")
+    server = serve("--metrics", context_shift="on", threads="1")
     server.load("alpha")
     kept = Kept(server, unload_idle=900)
     kept.look()
-    answer = threading.Thread(target=server.complete, args=("alpha", 500))
     tell = kept.keeper._use
+    with contextlib.ExitStack() as stack:
 
-    def late(process: int) -> object:
-        told = tell(process)
-        answer.start()
-        wait_until(lambda: is_connected(process))
-        return told
+        def late(process: int) -> object:
+            told = tell(process)
+            stack.enter_context(server.answering("alpha"))
+            assert is_connected(process)
+            return told
 
-    kept.keeper._use = late  # type: ignore[assignment]
-    assert not kept.look(after=1000)
-    assert answer.is_alive()
-    answer.join()
+        kept.keeper._use = late  # type: ignore[assignment]
+        assert not kept.look(after=1000)
+    assert server.status()["alpha"] == "loaded"
 
 
 def test_a_sleeper_is_unloaded_without_being_woken(serve: Serve) -> None:
     server = serve("--metrics", sleep_idle_seconds="1")
     server.load("alpha")
     kept = Kept(server, unload_idle=900)
-    kept.look()
-    for _look in range(8):  # its looks keep it from no sleep
-        time.sleep(0.25)
-        kept.look()
-    kept.settle(alpha="sleeping")
+
+    def sleeps() -> bool:
+        kept.look()  # which keeps it from no sleep
+        time.sleep(0.2)
+        return server.status()["alpha"] == "sleeping"
+
+    wait_until(sleeps)
     kept.look(after=800)
     kept.settle(alpha="sleeping")
     assert kept.look(after=200)

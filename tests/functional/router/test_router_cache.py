@@ -50,7 +50,7 @@ def there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     journalctl.write_text(f"#!/bin/sh\ncat {server.log}\n")
     journalctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(journalctl.parent), prepend=":")
-    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 20}
+    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 120}
 
 
 def cached(server: Server) -> list[str]:
@@ -121,9 +121,10 @@ def test_nothing_arrives(server: Server, there: dict[str, Any], call: Call, hub:
 
 
 def test_it_joins_a_download_that_is_under_way(server: Server, there: dict[str, Any], call: Call, hub: Hub) -> None:
-    hub.faults.rate = 250_000
+    hub.faults.rate = 20_000  # two seconds for each part of 32 KiB
     begun = call("router_model", name=[QUANT], state="present", wait=False, **there)
     assert (begun["changed"], begun["cached"]) == (True, [])
+    hub.faults.rate = 0
     done = call("router_model", name=[QUANT], state="present", **there)
     assert (done["changed"], done["cached"]) == (False, [QUANT])
 
@@ -131,14 +132,16 @@ def test_it_joins_a_download_that_is_under_way(server: Server, there: dict[str, 
 def test_a_killed_router_goes_on_where_it_was(
     tmp_path: Path, server: Server, there: dict[str, Any], call: Call, hub: Hub
 ) -> None:
-    hub.faults.rate = 250_000
+    hub.faults.rate = 100_000
     size = (hub.root / TINY / "tiny-Q8_0.gguf").stat().st_size
     call("router_model", name=[QUANT], state="present", wait=False, **there)
     wait_until(lambda: hub.seen.sent > size // 3)
+    hub.faults.rate = 10_000  # it does not arrive before both are dead
     child = server.child(QUANT)
     os.kill(server.process.pid, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     server.process.wait()
+    hub.faults.rate = 0
     done = call("router_model", name=[QUANT], state="present", **there)
     assert "nothing listens there" in done["msg"]
     server.__enter__()

@@ -5,27 +5,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from router_server import KEY, Call, Server, free_port, section, wait_until
+from router_server import KEY, Call, Server, free_port, held, section, wait_until
+
+BUSY = {"context_shift": "on", "threads": "1"}  # so that an answer need not end
 
 
 @pytest.fixture
 def presets(tmp_path: Path, models: Path) -> Path:
     file = tmp_path / "models.ini"
     file.write_text(
-        section("alpha", models / "alpha.gguf", alias="first,erste", ctx_size="256")
+        section("alpha", models / "alpha.gguf", alias="first,erste", ctx_size="256", **BUSY)
         + section("beta", models / "beta.gguf")
         + section("gamma", models / "gamma.gguf")
-        + section("slow", models / "slow.gguf", stop_timeout="3")
+        + section("slow", models / "slow.gguf", stop_timeout="3", **BUSY)
         + section("broken", models / "broken.gguf")
     )
     return file
@@ -39,7 +39,7 @@ def server(tmp_path: Path, presets: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def there(server: Server) -> dict[str, Any]:
-    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 20}
+    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 120}
 
 
 def test_load_and_unload_and_again(server: Server, there: dict[str, Any], call: Call) -> None:
@@ -124,15 +124,16 @@ def test_a_broken_file_fails_and_says_why(
     assert call("router_info", url=server.url, api_key=KEY)["models"][2]["exit_code"] == 1
 
 
-def test_killed_while_loading(server: Server, there: dict[str, Any], call: Call) -> None:
+def test_killed_while_loading(server: Server, there: dict[str, Any], call: Call, models: Path) -> None:
     def kill() -> None:
         wait_until(lambda: server.status()["slow"] == "loading")
         os.kill(server.child("slow"), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
-    killer.start()
-    done = call("router_model", name=["slow"], **there)
-    killer.join()
+    with held(models / "slow.gguf"):
+        killer.start()
+        done = call("router_model", name=["slow"], **there)
+        killer.join()
     assert done["failed"]
     assert "its process ended with exit code" in done["msg"]
     assert call("router_model", name=["slow"], **there)["changed"]  # and the next run mends it
@@ -140,12 +141,8 @@ def test_killed_while_loading(server: Server, there: dict[str, Any], call: Call)
 
 def test_killed_during_a_request(server: Server, there: dict[str, Any], call: Call) -> None:
     server.load("slow")
-    statuses: list[int] = []
-    client = threading.Thread(target=lambda: statuses.append(server.complete("slow", 400)))
-    client.start()
-    time.sleep(0.3)
-    os.kill(server.child("slow"), signal.SIGKILL)
-    client.join()
+    with server.answering_at_once("slow") as statuses:
+        os.kill(server.child("slow"), signal.SIGKILL)
     assert statuses == [500]
     wait_until(lambda: server.status()["slow"] == "unloaded")
     assert call("router_info", url=server.url, api_key=KEY)["models"][4]["failed"]
@@ -155,52 +152,30 @@ def test_killed_during_a_request(server: Server, there: dict[str, Any], call: Ca
 
 def test_a_load_waits_for_an_unload_that_is_under_way(server: Server, there: dict[str, Any], call: Call) -> None:
     server.load("slow")
-    busy = threading.Thread(target=server.complete, args=("slow", 400))
-    busy.start()
-    time.sleep(0.3)
-    assert call("router_model", name=["slow"], state="unloaded", wait=False, **there)["changed"]
-    assert server.status()["slow"] == "loaded"  # there is no status for a model on its way out
     old = server.child("slow")
-    time.sleep(0.2)  # less than there is between two tasks
-    done = call("router_model", name=["slow"], **there)
-    busy.join()
+    with server.answering_at_once("slow"):  # it gets the three seconds of its stop-timeout to end that
+        assert call("router_model", name=["slow"], state="unloaded", wait=False, **there)["changed"]
+        assert server.status()["slow"] == "loaded"  # there is no status for a model on its way out
+        done = call("router_model", name=["slow"], **there)
     assert done["changed"]
     assert server.child("slow") != old
     assert server.complete("slow", 2) == 200
 
 
-@contextlib.contextmanager
-def kept_busy(server: Server, name: str) -> Iterator[None]:
-    """Requests that overlap, so that the model is never idle, however fast it answers."""
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            server.complete(name, 400)
-
-    threads = [threading.Thread(target=ask) for _thread in range(3)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.05)
-    yield
-    over.set()
-    for thread in threads:
-        thread.join()
-
-
 def test_no_slot_in_time(server: Server, there: dict[str, Any], call: Call) -> None:
     server.load("slow", "alpha")
-    with kept_busy(server, "alpha"), kept_busy(server, "slow"):
+    with server.answering("alpha"), server.answering_at_once("slow"):
         done = call("router_model", name=["beta"], **{**there, "timeout": 1})
         unloading = call("router_model", name=["slow"], state="unloaded", **{**there, "timeout": 1})
     assert "held by alpha (loaded), slow (loaded)" in done["msg"]
     assert "slow was wanted unloaded, it is still loaded after 1 s" in unloading["msg"]
 
 
-def test_without_waiting(server: Server, there: dict[str, Any], call: Call) -> None:
-    done = call("router_model", name=["slow"], wait=False, **there)
-    assert done["changed"]
-    assert server.status()["slow"] == "loading"
+def test_without_waiting(server: Server, there: dict[str, Any], call: Call, models: Path) -> None:
+    with held(models / "slow.gguf"):
+        done = call("router_model", name=["slow"], wait=False, **there)
+        assert done["changed"]
+        assert server.status()["slow"] == "loading"
     assert not call("router_model", name=["slow"], **there)["changed"]  # it joins the load that is under way
     assert server.status()["slow"] == "loaded"
 

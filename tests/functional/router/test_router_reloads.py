@@ -30,7 +30,7 @@ def server(tmp_path: Path, presets: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def there(server: Server) -> dict[str, Any]:
-    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 20}
+    return {"url": server.url, "api_key_file": str(server.keys), "timeout": 120}
 
 
 def test_added_removed_modified_stopped(

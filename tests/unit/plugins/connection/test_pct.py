@@ -172,7 +172,11 @@ def test_local_stdin_without_data_is_closed(connect: Connect) -> None:
     assert connect(ansible_pct_node_connection="local").exec_command("cat") == (0, b"", b"")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60))
 def test_any_text_is_quoted_once(connect: Connect, text: str) -> None:
     quoted = text.replace("'", "'\\''")

@@ -7,10 +7,10 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import re
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -221,20 +221,36 @@ def test_only_loaded_models_are_asked() -> None:
             for status in ("unloaded", "loading", "loaded", "sleeping")
         ]
         gone = {"id": "gone", "status": "loaded", "port": 1}
-        assert ask_children({"models": [*rows, gone]}) == {"loaded": "x 1\n"}
+        assert ask_children({"models": [*rows, gone]}, 60) == {"loaded": "x 1\n"}
         child.shutdown()
     assert asked == ["/metrics"]
 
 
-def test_children_that_hang_take_the_time_of_one() -> None:
+def test_children_are_asked_at_once_and_who_hangs_is_left_out() -> None:
+    """Those here answer when the last one has been asked: one after the other they would hang, too."""
+    all_asked = threading.Barrier(4, timeout=60)
+
+    class Child(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            all_asked.wait()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x 1\n")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
     with contextlib.ExitStack() as stack:
         rows = []
         for name in "abcd":
-            hangs = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # and never answers
-            rows.append({"id": name, "status": "loaded", "port": hangs.getsockname()[1]})
-        before = time.monotonic()
-        assert ask_children({"models": rows}, 0.5) == {}
-        assert time.monotonic() - before < 1.5
+            child = stack.enter_context(http.server.HTTPServer(("127.0.0.1", 0), Child))
+            stack.callback(child.shutdown)
+            threading.Thread(target=child.serve_forever, args=(0.01,), daemon=True).start()
+            rows.append({"id": name, "status": "loaded", "port": child.server_port})
+        assert ask_children({"models": rows}, 60) == dict.fromkeys("abcd", "x 1\n")
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # and never answers
+        rows = [{"id": "e", "status": "loaded", "port": hangs.getsockname()[1]}]
+        assert ask_children({"models": rows}, 0.1) == {}
 
 
 # --- the server -------------------------------------------------------------------------------------------------
@@ -245,14 +261,24 @@ def test_the_journals_lines() -> None:
     assert list(_tool_exporter._timed(lines)) == [(1795.25, "a: b"), (1796.5, "[4001] \ufffd")]
 
 
-def test_a_journal_that_may_not_be_read_is_not_heard_for_a_moment_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_may_not_be_read_is_not_heard_for_a_moment_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     heard = []
-    monkeypatch.setattr(_tool_exporter, "AGAIN", 0.3)
+    monkeypatch.setattr(_tool_exporter, "AGAIN", 60)
     refused = _tool_exporter.Source(Places(), ["false"])
     assert refused._hear_journal(5.0) == 5.0
     assert refused.watch.journal_up is False
-    read = _tool_exporter.Source(Places(), ["sh", "-c", "echo 1795.25 host unit[1]: a; sleep 1"])
-    monkeypatch.setattr(read.watch, "line", lambda text, at: heard.append((text, at, read.watch.journal_up)))
+    monkeypatch.setattr(_tool_exporter, "AGAIN", 0.1)
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    read = _tool_exporter.Source(Places(), ["sh", "-c", f"echo 1795.25 host unit[1]: a; cat {end}"])
+
+    def line(text: str, at: float) -> None:
+        heard.append((text, at, read.watch.journal_up))
+        end.write_text("")
+
+    monkeypatch.setattr(read.watch, "line", line)
     assert read._hear_journal(5.0) == 1795.25
     assert heard == [("a", 1795.25, True)]
 

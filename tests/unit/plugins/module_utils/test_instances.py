@@ -8,22 +8,19 @@ import getpass
 import hashlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _router_children
 from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import InstanceError, Instances, Places
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from ports import free_port
 
 
 class Machine:
@@ -126,7 +123,7 @@ def converge(machine: Machine, *wanted: dict[str, Any], check: bool = False) -> 
         "/bin/llama-server",
         (),
         str(machine.config.parent),
-        5,
+        60,
     )
     instances = Instances(wanted, places, machine)
     instances.look()

@@ -99,7 +99,7 @@ def test_put_is_the_file_and_leaves_nothing(tmp_path: Path) -> None:
 def _hold(path: Path, held: multiprocessing.synchronize.Event, go: multiprocessing.synchronize.Event) -> None:
     one = part(path, size=10)
     held.set()
-    go.wait(20)
+    go.wait(120)
     one.write(0, b"0123456789")
     one.put(str(path.with_suffix("")))
 
@@ -110,7 +110,7 @@ def test_a_second_run_waits_and_then_sees_what_the_first_has_done(tmp_path: Path
     held, go = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(path, held, go))
     other.start()
-    assert held.wait(20)
+    assert held.wait(120)
     told: list[str] = []
 
     def waits(busy: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,10 +50,21 @@ def connect(server: socket.socket, mark: int = 0) -> socket.socket:
     return client
 
 
+def wait_for_the_server(ports: set[int]) -> None:
+    """Until it has connections to all of these: a client may know of its connection before the server does."""
+    deadline = time.monotonic() + 60
+    while True:
+        lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+        if ports <= {int(words[2].rpartition(":")[2], 16) for words in lines if words[3] == "01"}:
+            return
+        assert time.monotonic() < deadline
+
+
 def reaches(server: socket.socket, times: int = 20, mark: int = 0) -> int:
     """How many of so many new connections come to this socket."""
     clients = [connect(server, mark) for _time in range(times)]
     names = {client.getsockname() for client in clients}
+    wait_for_the_server({port for _address, port in names})
     server.setblocking(False)
     accepted = set()
     try:
@@ -78,7 +90,7 @@ def test_new_connections_wait_and_then_go_to_the_new_server(hold: PortHold, migr
         assert hold.answered()
         assert migrate.read_text() == "1\n"
         assert reaches(old) == 0
-    waiting = socket.create_connection(("127.0.0.1", port), 1)
+    waiting = socket.create_connection(("127.0.0.1", port), 60)
     assert not hold.answered()
     with listen(port=port) as new:
         assert hold.answered()
@@ -118,7 +130,7 @@ def test_a_second_hold_waits_for_the_first(hold: PortHold, migrate: Path, monkey
         waiting.join(0.2)
         assert not second.taken
         hold.give()
-        waiting.join(5)
+        waiting.join(60)
         assert second.taken
         assert migrate.read_text() == "1\n"
         second.give()

@@ -48,7 +48,7 @@ def server() -> Iterator[Answering]:
 
 @pytest.fixture
 def client(server: Answering) -> Client:
-    return Client(server.url, KEY, request_timeout=2)
+    return Client(server.url, KEY, request_timeout=60)
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -182,11 +182,12 @@ def test_a_server_that_breaks_off_or_hangs() -> None:
         listener.accept()[0].close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY, request_timeout=0.2)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = Client(url, KEY, request_timeout=0.2)
         closing = threading.Thread(target=accept_and_close)
         closing.start()
         with pytest.raises(Unreachable, match="the connection was closed before an answer came") as caught:
-            client.props()
+            Client(url, KEY, request_timeout=60).props()
         closing.join()
         assert caught.value.transient
         with pytest.raises(Unreachable, match=r"did not answer within 0.2 s"):
@@ -293,7 +294,7 @@ def test_the_bytes_of_a_key_are_kept(server: Answering, tmp_path: Path) -> None:
     """By value and by file, a key beyond ASCII goes out as the bytes that the key file holds."""
     file = tmp_path / "keys"
     file.write_text("schlüssel\n", encoding="utf-8")
-    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 2}
+    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 60}
     for source in ({"api_key": "schlüssel", "api_key_file": None}, {"api_key": None, "api_key_file": str(file)}):
         Client.from_params({**params, **source}).healthy()
     sent = {headers["Authorization"].encode("latin-1") for *_request, headers in server.seen}

@@ -112,7 +112,7 @@ def test_a_router_that_comes_up_on_another_port_is_not_waited_for_on_the_one_tha
         threading.Thread(target=new.serve_forever, args=(0.01,), daemon=True).start()
         up = f"LoadState=loaded\nActiveState=active\nSubState=running\nNeedDaemonReload=no\nMainPID={os.getpid()}\n"
         client = Client(f"http://127.0.0.1:{new.server_port}")
-        wanted = Wanted(None, None, None, [], "", "", 0.5, 60, 300, FINISH)
+        wanted = Wanted(None, None, None, [], "", "", 60, 60, 300, FINISH)
         convergence = Convergence(Unit(lambda argv: (0, up, ""), "u"), client, wanted, hold)
         convergence.outcome.action = "restart"
         try:

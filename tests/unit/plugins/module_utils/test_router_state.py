@@ -122,7 +122,7 @@ def test_unloaded_after_the_own_post_is_a_failure_with_its_reason() -> None:
 
     def why(which: Model, since: float) -> list[str]:
         seen.append(which.port)
-        assert time.time() - since < 5
+        assert time.time() - since < 600
         return ["first", "second"]
 
     client = Script([model("a")], [model("a", "loading")], [failed])
