@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-PATIENCE = 300  # seconds until a client gives up
+PATIENCE = 120  # seconds until a client gives up
 
 
 @dataclass

@@ -144,18 +144,18 @@ class Guest:
 
     # --- the exporter ---
 
-    def metrics(self) -> str:
-        return self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/metrics')
+    def metrics(self, check: bool = True) -> str:
+        return self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/metrics', check=check)
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/report.json'))
         return report
 
     def until_told(self, *samples: str) -> None:
-        """Until /metrics has these samples, as they are written there."""
+        """Until /metrics has these samples, as they are written there; the exporter may be only just starting."""
 
         def told() -> bool:
-            text = self.metrics()
+            text = self.metrics(check=False)
             return all(sample in text for sample in samples)
 
         until(told, " ".join(samples))

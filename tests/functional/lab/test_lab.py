@@ -28,6 +28,10 @@ TRIXIE = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
 VMID, OTHER = 140, 141
 NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition(".")[0]
 NODE, ADDRESS = f"{NETWORK}.2", f"{NETWORK}.140"
+# A lab beside the shared one, which no other checkout's tests have.
+SECOND = os.environ.get("HOMELAB_LAB_NAME", "homelab-llamacpp") + "-test"
+THIRD = (int(NETWORK.rpartition(".")[2]) + 100) % 256
+SECOND_NETWORK = f"{NETWORK.rpartition('.')[0]}.{THIRD}"
 
 STATE = Path(os.environ.get("HOMELAB_LAB_STATE", "/var/lib/homelab-llamacpp-lab"))
 # One connection for all of these tests: a login each would take most of their time.
@@ -367,9 +371,9 @@ class TestHost:
         """The environment of a lab of its own; it is taken down at the end, whatever happened."""
         environment = {
             **os.environ,
-            "HOMELAB_LAB_NAME": "lab-test",
-            "HOMELAB_LAB_BRIDGE": "hlabt0",
-            "HOMELAB_LAB_NETWORK": "198.18.79.0/24",
+            "HOMELAB_LAB_NAME": SECOND,
+            "HOMELAB_LAB_BRIDGE": f"hlabt{THIRD}",
+            "HOMELAB_LAB_NETWORK": f"{SECOND_NETWORK}.0/24",
             "HOMELAB_LAB_STATE": str(tmp_path / "state"),
         }
         yield environment
@@ -389,7 +393,7 @@ class TestHost:
             "loop devices": said("losetup", "--list", "--noheadings", "--output", "BACK-FILE"),
             "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
             "processes": subprocess.run(
-                ["pgrep", "-af", "lab-test-lab|198.18.79"], check=False, capture_output=True, text=True
+                ["pgrep", "-af", f"{SECOND}-lab|{SECOND_NETWORK}[.]"], check=False, capture_output=True, text=True
             ).stdout,
         }
 
@@ -434,7 +438,7 @@ class TestHost:
         up.kill()
         up.wait()
         kinds = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-        supply = Path(next(words[1] for words in kinds if words[2] == "cgroup2"), "lab-test-lab/power/cgroup.procs")
+        supply = Path(next(words[1] for words in kinds if words[2] == "cgroup2"), f"{SECOND}-lab/power/cgroup.procs")
         for pid in supply.read_text().split() if supply.exists() else []:
             os.kill(int(pid), signal.SIGKILL)
         self.run(second, "down")
