@@ -366,12 +366,15 @@ class Connection(SshConnection):
         display.vvv(f"ENTER GUEST {self._vmid} BY {self.get_option('command')}", host=self.host)
         mark = f"pct-{secrets.token_hex(8)}"
         session = self._session()
-        done = self._by_session(session, cmd, mark, in_data, sudoable) if session and session.may_work else None
+        if session and not session.may_work:
+            session = None
+        done = self._by_session(session, cmd, mark, in_data, sudoable) if session else None
         out, err = done or self._by_itself(cmd, mark, in_data, sudoable)
         ended = re.search(rb"%s (\d+)\n" % mark.encode(), err)
         if not ended:
             raise AnsibleConnectionFailure(self._why_not(err, mark))
-        if session and not done:
+        # A guest that was only just starting has one a moment later.
+        if session and not done and not self._by_session(session, "true", mark, None, sudoable=False):
             session.give_up()
         return int(ended[1]), out.partition(f"{mark}\n".encode())[2], err[: ended.start()] + err[ended.end() :]
 

@@ -56,8 +56,7 @@ class Session:
 
     def give_up(self) -> None:
         """Do not try again for a while: the guest has no sshd, or root's shell is one of its own kind."""
-        if self.may_work:
-            self._refused.touch()
+        self._refused.touch()
 
     def command(self, command: str) -> list[bytes]:
         """The command line that runs a command of root's shell in the guest."""

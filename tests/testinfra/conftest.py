@@ -26,7 +26,7 @@ key = open("{KEYS}").readline().strip()
 headers = {{"Authorization": "Bearer " + key, "Content-Type": "application/json"}}
 request = urllib.request.Request("{URL}" + path, body.encode() or None, headers, method=method)
 try:
-    answer = urllib.request.urlopen(request, timeout=120)
+    answer = urllib.request.urlopen(request, timeout=600)
 except urllib.error.HTTPError as error:
     answer = error
 print(answer.status, answer.read().decode(), sep="\\n")

@@ -85,9 +85,9 @@ class Guest:
         """The models are in a bind mount, and a container with one can have no snapshot: copy them inside."""
         self.host.check_output("cp -a /srv/models /root/models")
         on_node("pct stop 120 && pct set 120 --delete mp1 && pct start 120")
-        for _second in range(60):
-            if self.host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"):
-                break
+        deadline = time.monotonic() + 300
+        while self.host.run("systemctl is-system-running --wait").stdout.strip() not in ("running", "degraded"):
+            assert time.monotonic() < deadline, "the guest did not come up"
             time.sleep(1)
         self.host.check_output("rmdir /srv/models && mv /root/models /srv/models && systemctl restart llama-router")
 

@@ -69,8 +69,10 @@ def test_what_an_update_would_do_changes_nothing(guest: Guest) -> None:
 )
 def test_a_bad_one_is_taken_back_and_nothing_is_lost(guest: Guest, release: str, words: str) -> None:
     before = guest.link("current")
+    # All but one end by themselves, and on a busy machine a good trial takes its time.
+    patience = ["--extra-vars", "llama_router_trial_timeout=10"] if release == "silent" else []
     with guest.clients() as clients:
-        done = guest.update(release, "--extra-vars", "llama_router_trial_timeout=10")
+        done = guest.update(release, *patience)
     assert done.returncode != 0
     assert re.search(words, " ".join(done.stdout.split()))
     # A build that breaks off answers does so in the only place where it can be seen, in front of everybody.

@@ -80,11 +80,10 @@ class BuildGuest:
         self.wait()
 
     def wait(self) -> None:
-        for _second in range(60):
-            if self.run("systemctl is-system-running", check=False) in ("running", "degraded"):
-                return
-            time.sleep(1)
-        raise AssertionError(f"guest {self.vmid} did not come up")
+        deadline = time.monotonic() + 300
+        while self.run("systemctl is-system-running --wait", check=False) not in ("running", "degraded"):
+            assert time.monotonic() < deadline, f"guest {self.vmid} did not come up"
+            time.sleep(0.2)
 
     def run(self, command: str, check: bool = True) -> str:
         done = subprocess.run(self._attached(command), capture_output=True, text=True, check=False)

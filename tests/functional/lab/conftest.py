@@ -37,7 +37,7 @@ def over_api(capsys: pytest.CaptureFixture[str]) -> Run:
     pinned = fingerprint(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((NODE, 8006))))
 
     def run_once(module: ModuleType, check: bool = False, **options: Any) -> dict[str, Any]:
-        given = {**login(), "api_fingerprint": pinned, "vmid": 130, "timeout": 60, **options}
+        given = {**login(), "api_fingerprint": pinned, "vmid": 130, "timeout": 300, **options}
         with patch_module_args({**given, "_ansible_check_mode": check}), pytest.raises(SystemExit):
             module.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)

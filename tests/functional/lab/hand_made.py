@@ -81,14 +81,15 @@ class HandMade(Plays, BuildGuest):
     def is_active(self, unit: str) -> bool:
         return self.run(f"systemctl is-active {unit}", check=False) == "active"
 
-    def until(self, command: str, seconds: int = 20) -> str:
+    def until(self, command: str, seconds: float = 180) -> str:
         """What a command prints, once it succeeds."""
-        for _try in range(seconds * 4):
+        deadline = time.monotonic() + seconds
+        while True:
             done = subprocess.run(self._attached(command), capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return done.stdout.strip()
+            assert time.monotonic() < deadline, f"{command}: {done.stdout}{done.stderr}"
             time.sleep(0.25)
-        raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
 
 
 def changed(output: str, host: str = "old") -> int:

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 STATE = Path(os.environ.get("HOMELAB_LAB_STATE", "/var/lib/homelab-llamacpp-lab"))
 NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition(".")[0]
 NODE = f"{NETWORK}.2"
@@ -57,7 +55,7 @@ def on_node(*argv: str, check: bool = True) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert not check or done.returncode == 0, done.stderr
     return done.stdout
@@ -68,13 +66,12 @@ def in_guest(command: str, vmid: int = 130) -> str:
     return on_node(f"lxc-attach -n {vmid} --clear-env -- /bin/sh -c '{command}'")
 
 
-def until_booted() -> None:
-    """Wait until systemd in the guest says that it is through; attaching works long before."""
-    for _try in range(60):
-        if in_guest("systemctl is-system-running || true").strip() in ("running", "degraded"):
-            return
-        time.sleep(0.5)
-    pytest.fail("the guest did not come up")
+def until_booted(vmid: int = 130) -> None:
+    """Wait until systemd in the guest says that it is through; attaching works long before, also before it answers."""
+    deadline = time.monotonic() + 300
+    while in_guest("systemctl is-system-running --wait 2>&1 || true", vmid).strip() not in ("running", "degraded"):
+        assert time.monotonic() < deadline, f"guest {vmid} did not come up"
+        time.sleep(0.2)
 
 
 def login() -> dict[str, Any]:
@@ -103,7 +100,7 @@ def runner(folder: Path) -> Run:
     tell = {"ansible.builtin.debug": {"msg": "{{ answer | to_json }}"}}
 
     def run_once(check: bool = False, host: str = "pve", module: str = "lxc", **options: Any) -> dict[str, Any]:
-        options = {"vmid": 130, "timeout": 60, **options}
+        options = {"vmid": 130, "timeout": 300, **options}
         task = {f"homelab.llamacpp.{module}": options, "register": "answer", "failed_when": False, "check_mode": check}
         play = folder / "play.json"
         play.write_text(json.dumps([{"hosts": host, "gather_facts": False, "tasks": [task, tell]}]))
@@ -112,7 +109,7 @@ def runner(folder: Path) -> Run:
             check=False,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=900,
             env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         )
         told = re.search(r'^ +"msg": (".*")$', done.stdout, re.MULTILINE)

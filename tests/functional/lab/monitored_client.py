@@ -24,7 +24,7 @@ with open("/etc/llama-router/api-keys") as keys:
 def ask(path: str, body: dict[str, object] | None = None) -> dict[str, object]:
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     request = urllib.request.Request(URL + path, json.dumps(body).encode() if body else None, headers)
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=300) as response:
         answer: dict[str, object] = json.load(response)
         return answer
 

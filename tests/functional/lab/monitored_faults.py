@@ -76,7 +76,7 @@ def a_certificate_of_five_days_is_shown(guest: Guest) -> Iterator[None]:
     yield
     guest.run(f"{make} 90 2>/dev/null; systemctl restart shown")
     guest.until_told(f'llamacpp_certificate_expiry_timestamp_seconds{{address="127.0.0.1:{TLS}"}}')
-    until(lambda: not guest.fires("LlamacppCertificateExpires"), 40)
+    until(lambda: not guest.fires("LlamacppCertificateExpires"))
     guest.run("systemctl stop shown")
     guest.role()
 
@@ -87,7 +87,7 @@ def a_process_is_killed_again_and_again(guest: Guest) -> Iterator[None]:
         guest.complete("alpha")
         # In brackets, so that the pattern does not find the shell that it stands in.
         guest.run("pkill -KILL -f -- '[-]-alias alpha'")
-        until(lambda: guest.ask("/models") and not _running(guest, "alpha"), 20)
+        until(lambda: guest.ask("/models") and not _running(guest, "alpha"))
     yield
     guest.complete("alpha")
 
@@ -98,7 +98,7 @@ def every_file_is_broken(guest: Guest) -> Iterator[None]:
     on_node("cp -a /srv/watched /srv/whole && for file in /srv/watched/*; do echo broken >$file; done")
     for model in MODELS:
         guest.ask("/models/unload", model=model)
-        until(lambda model=model: not _running(guest, model), 20)
+        until(lambda model=model: not _running(guest, model))
         guest.complete(model)
     yield
     on_node("for file in /srv/watched/*; do cat /srv/whole/${file##*/} >$file; done; rm -r /srv/whole")
@@ -139,7 +139,7 @@ def the_disk_is_filled(guest: Guest) -> Iterator[None]:
     guest.run(f"mount -t tmpfs -o size=64m,mode=755 full {FOLDER} && fallocate --length 63M {FOLDER}/part")
     yield
     guest.run(f"rm {FOLDER}/part")
-    until(lambda: not guest.fires("LlamacppModelsDiskFull"), 40)
+    until(lambda: not guest.fires("LlamacppModelsDiskFull"))
     guest.run(f"umount {FOLDER}")
 
 
@@ -148,13 +148,14 @@ def the_router_is_killed_again_and_again(guest: Guest) -> Iterator[None]:
     """systemd waits ten seconds before each restart; here less, and no limit of how often."""
     drop = "/run/systemd/system/llama-router.service.d"
     guest.run(f"mkdir -p {drop} && printf '[Service]\\nRestartSec=1\\n' >{drop}/often.conf && systemctl daemon-reload")
+    count = "systemctl show llama-router --property NRestarts --value"
     for _time in range(4):
-        until(lambda: guest.run("systemctl is-active llama-router", check=False).startswith("active"), 30)
+        before = guest.run(count)
         guest.run("systemctl kill --signal KILL --kill-whom main llama-router")
-        until(lambda: not guest.run("systemctl is-active llama-router", check=False).startswith("active"), 10)
+        until(lambda before=before: guest.run(count) != before)
+        until(lambda: guest.run("systemctl is-active llama-router", check=False).startswith("active"))
     yield
     guest.run(f"rm -r {drop} && systemctl daemon-reload")
-    until(lambda: guest.run("systemctl is-active llama-router", check=False).startswith("active"), 30)
 
 
 @fault("LlamacppDriverMismatch")

@@ -40,7 +40,7 @@ ASK = f"""import json, sys, urllib.request as u
 body = sys.argv[2].encode() if sys.argv[2:] else None
 headers = {{"Authorization": "Bearer " + open("{KEYS}").readline().strip(), "Content-Type": "application/json"}}
 try:
-    print(u.urlopen(u.Request("http://127.0.0.1:8012" + sys.argv[1], body, headers), timeout=60).read().decode())
+    print(u.urlopen(u.Request("http://127.0.0.1:8012" + sys.argv[1], body, headers), timeout=300).read().decode())
 except u.HTTPError as error:
     print(error.read().decode())
 """
@@ -52,8 +52,8 @@ def on_node(command: str, data: bytes = b"", check: bool = True) -> str:
     return (done.stdout + (b"" if check else done.stderr)).decode().strip()
 
 
-def until(true: Callable[[], Any], seconds: float, what: str = "") -> None:
-    """Wait for it, no longer than so many seconds."""
+def until(true: Callable[[], Any], what: str = "", seconds: float = 300) -> None:
+    """Wait for it, on a machine that may be busy; Prometheus misses what takes longer than a scrape may."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
@@ -144,21 +144,21 @@ class Guest:
 
     # --- the exporter ---
 
-    def metrics(self) -> str:
-        return self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/metrics')
+    def metrics(self, check: bool = True) -> str:
+        return self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/metrics', check=check)
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.run(f'python3 -c "{FETCH}" http://127.0.0.1:9836/report.json'))
         return report
 
-    def until_told(self, *samples: str, seconds: float = 40) -> None:
-        """Until /metrics has these samples, as they are written there."""
+    def until_told(self, *samples: str) -> None:
+        """Until /metrics has these samples, as they are written there; the exporter may be only just starting."""
 
         def told() -> bool:
-            text = self.metrics()
+            text = self.metrics(check=False)
             return all(sample in text for sample in samples)
 
-        until(told, seconds, " ".join(samples))
+        until(told, " ".join(samples))
 
     # --- Prometheus ---
 
@@ -167,6 +167,10 @@ class Guest:
         url = f"http://127.0.0.1:9090/api/v1/query?{urllib.parse.urlencode({'query': text})}"
         answer = json.loads(self.run(f"python3 -c \"{FETCH}\" '{url}'"))
         return {entry["metric"].get("model", ""): float(entry["value"][1]) for entry in answer["data"]["result"]}
+
+    def until_is(self, text: str, wanted: dict[str, float]) -> None:
+        """Until Prometheus has this."""
+        until(lambda: self.query(text) == wanted, f"{text} is {wanted}")
 
     def fires(self, alert: str) -> bool:
         return bool(self.query(f"ALERTS{{alertname='{alert}', alertstate='firing'}}"))

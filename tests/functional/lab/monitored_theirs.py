@@ -37,7 +37,7 @@ class Theirs:
         self._put("prometheus.yml", CONFIG)
         self._put("mine.yml", RULES)
         guest.run(f"cat >/etc/systemd/system/{UNIT} && systemctl enable --quiet --now {UNIT}", UNIT_FILE.encode())
-        until(lambda: self.up("mine"), 30, "their Prometheus scrapes")
+        until(lambda: self.up("mine"), "their Prometheus scrapes")
 
     def remove(self) -> None:
         self._guest.run(

@@ -64,7 +64,7 @@ def guest(hand_made: HandMade) -> HandMade:
     hand_made.put("/etc/systemd/system/llama-router.service", UNIT)
     hand_made.run("systemctl daemon-reload; systemctl start llama-router")
     header = f"Authorization: Bearer {KEY}"
-    hand_made.until(f"python3 -c {shlex.quote(ASK)} {shlex.quote(header)}", 60)
+    hand_made.until(f"python3 -c {shlex.quote(ASK)} {shlex.quote(header)}")
     return hand_made
 
 

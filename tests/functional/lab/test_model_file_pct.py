@@ -57,15 +57,15 @@ def guest() -> Iterator[None]:
         " --features nesting=1 --memory 512 --rootfs local-lvm:4"
     )
     on_node(f"pct start {VMID}")
+    in_guest("until systemctl is-system-running --wait | grep -qE 'running|degraded'; do sleep 0.2; done")
     for name in ("hub.py", "gguf_files.py"):
         in_guest(f"cat > /srv/{name}", (CHECKOUT / "tests" / "doubles" / name).read_bytes())
     write = f"gguf_files.write(pathlib.Path('/srv/hub/own/long/Long-Q4_K_M.gguf'), {SIZE})"
     in_guest(f'cd /srv && python3 -c "import gguf_files, pathlib; {write}"')
     in_guest("useradd -m admin; echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin; mkdir /srv/models")
-    in_guest(
-        "until systemctl is-system-running | grep -qE 'running|degraded'; do sleep 0.2; done; systemd-run --unit=hub"
-        f" python3 /srv/hub.py /srv/hub --port 8100 --rate {RATE}"
-    )
+    in_guest(f"systemd-run --unit=hub python3 /srv/hub.py /srv/hub --port 8100 --rate {RATE}")
+    connect = "import socket; socket.create_connection(('127.0.0.1', 8100))"
+    in_guest(f'until python3 -c "{connect}" 2>/dev/null || ! systemctl --quiet is-active hub; do sleep 0.2; done')
     yield
     remove_guest()
 

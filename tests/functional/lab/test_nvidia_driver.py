@@ -96,7 +96,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     on_node(
         f"pvesh create /nodes/pve/lxc -vmid {VMID} -ostemplate local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
         f" -hostname nvidia -rootfs local-lvm:4 -memory 512 -unprivileged 1 -features nesting=1 && pct start {VMID}"
-        f" && until {GUEST} systemctl is-system-running --wait >/dev/null; do sleep 1; done"
+        f" && until {GUEST} systemctl is-system-running --wait 2>&1 | grep -qE 'running|degraded'; do sleep 0.2; done"
     )
     # Nothing of Debian's is wanted in these tests, and there is no network.
     on_node(f"{GUEST} sh -c 'rm -f /etc/apt/sources.list'")

@@ -312,7 +312,8 @@ def test_an_update_that_is_broken_off_is_taken_up(home: Home, seen: str) -> None
     """The run is killed while Open WebUI is down; the release is there already, so only the switch is left."""
     before, after = home.release(), home.release("previous")
     running = home.start(**other(home))
-    home.chat.run(f"cd /opt/open-webui; until {seen.format(to=after)}; do sleep 0.05; done")
+    until = f"until {seen.format(to=after)}; do sleep 0.05; done"
+    home.chat.run(f"cd /opt/open-webui; timeout 900 sh -c {shlex.quote(until)}")
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     home.chat.run("systemctl stop open-webui")

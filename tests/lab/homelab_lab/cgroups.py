@@ -70,7 +70,7 @@ def end(group: Path) -> None:
     if not group.exists():
         return
     (group / "cgroup.kill").write_text("1")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while populated(group):
         if time.monotonic() > deadline:
             left = " ".join(" ".join(file.read_text().split()) for file in group.rglob("cgroup.procs")).strip()

@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from . import images
 from .certificates import add_certificates
 from .run import run
-from .settings import LAB_DIR, Settings
+from .settings import LAB_DIR, LabError, Settings
 
 FILES = LAB_DIR / "node"
 INTERFACES = """\
@@ -54,6 +55,26 @@ def mount(settings: Settings) -> None:
     """Mount it, in the mount namespace of the caller. The loop device frees itself with the last mount."""
     settings.mountpoint.mkdir(exist_ok=True)
     run("mount", "-t", "btrfs", "-o", "loop,noatime", str(settings.disk), str(settings.mountpoint))
+
+
+def wait_until_free(settings: Settings) -> None:
+    """Wait until the kernel has let go of the disk: it does so a moment after the last process that saw it mounted.
+
+    Raises LabError when something holds on to it.
+    """
+    deadline = time.monotonic() + 120
+    while any(_backing(loop) == str(settings.disk) for loop in Path("/sys/block").glob("loop*/loop/backing_file")):
+        if time.monotonic() > deadline:
+            raise LabError(f"the lab's disk {settings.disk} is still in use; losetup --list shows by which loop device")
+        time.sleep(0.02)
+
+
+def _backing(file: Path) -> str:
+    """What a loop device shows; nothing when it has gone meanwhile."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def furnish(settings: Settings) -> None:

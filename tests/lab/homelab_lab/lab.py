@@ -22,8 +22,9 @@ from . import cgroups, disk, images, network
 from .run import ENVIRONMENT, output, run
 from .settings import LAB_DIR, LabError, Settings
 
-BOOT_SECONDS = 90
-SHUTDOWN_SECONDS = 30
+# Upper bounds, for a busy machine: a node that dies is noticed at once.
+BOOT_SECONDS = 300
+SHUTDOWN_SECONDS = 90
 # ssh to the node, and the doubles behind pvesh, answer.
 READY = "systemctl is-system-running --wait >/dev/null; pvesh get /version --output-format json"
 
@@ -96,6 +97,7 @@ def stop(settings: Settings) -> None:
                 asked = time.monotonic()
             time.sleep(0.05)
     cgroups.end_lab(settings)
+    disk.wait_until_free(settings)
 
 
 def ask_to_shut_down(power: Path) -> None:

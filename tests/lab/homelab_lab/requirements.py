@@ -53,7 +53,9 @@ def ensure() -> None:
         print(f"lab: installing the Debian packages {' '.join(missing)}", flush=True)
         environment = {"DEBIAN_FRONTEND": "noninteractive"}
         run("apt-get", "update", "-qq", env=environment)
-        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=environment)
+        # A machine that has only just booted may be at its daily updates.
+        install = ("install", "-y", "-qq", "--no-install-recommends", *missing)
+        run("apt-get", "-o", "DPkg::Lock::Timeout=600", *install, env=environment)
     for feature, file in (("loop devices", "/dev/loop-control"), ("user namespaces", "/proc/self/ns/user")):
         if not Path(file).exists():
             raise LabError(f"the lab needs {feature} of the kernel: {file} is not there")

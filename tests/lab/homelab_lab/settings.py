@@ -127,7 +127,7 @@ class Settings:
             "-o",
             "StrictHostKeyChecking=yes",
             "-o",
-            "ConnectTimeout=5",
+            "ConnectTimeout=30",
             "-o",
             "LogLevel=ERROR",
             f"root@{self.address}",

@@ -315,7 +315,7 @@ def test_without_a_session_each_call_enters_and_it_is_not_tried_again(in_session
     for _call in range(2):
         assert in_session().exec_command("echo out")[:2] == (0, b"out\n")
     tried = ["root@guest" in call for call in ssh_calls(node)]
-    assert tried == [True, False, False]
+    assert tried == [True, False, True, False]  # the first call asked twice
     in_session().reset()
     (node / "session").write_text('exec /bin/sh -c "$1"')
     in_session().exec_command("true")
@@ -331,6 +331,14 @@ def test_a_guest_that_is_down_is_no_reason_to_give_up_sessions(in_session: Conne
     (node / "session").write_text('exec /bin/sh -c "$1"')
     in_session().exec_command("true")
     assert "root@guest" in ssh_calls(node)[-1]
+
+
+def test_a_guest_that_was_just_starting_is_no_reason_to_give_up_sessions(in_session: Connect, node: Path) -> None:
+    (node / "session").write_text('[ -e "$GUESTS/up" ] || { touch "$GUESTS/up"; exit 255; }; exec /bin/sh -c "$1"')
+    for _call in range(2):
+        assert in_session().exec_command("echo out")[:2] == (0, b"out\n")
+    tried = ["root@guest" in call for call in ssh_calls(node)]
+    assert tried == [True, False, True, True]
 
 
 def test_a_command_that_was_begun_is_not_run_again(in_session: Connect, node: Path, tmp_path: Path) -> None:

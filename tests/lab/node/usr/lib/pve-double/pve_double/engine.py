@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import re
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from .process import ProgramError, run
 LXC = Path("/var/lib/lxc")
 REBOOT_MARKS = Path("/run/pve-double")
 SHIFT = 100000
+HALT = signal.SIGRTMIN + 3  # what LXC sends to a systemd that is to end
 LIBC, MNT_DETACH = ctypes.CDLL(None), 2
 HOOK = "/usr/lib/pve-double/post-stop"
 KERNEL_VIEWS = ("/proc/driver", "/sys/bus/pci/devices")
@@ -208,6 +211,7 @@ async def kill(vmid: int) -> None:
 
 async def shutdown(vmid: int, timeout: int) -> bool:
     """Ask the guest to power off and wait, seconds. Returns whether it did."""
+    await _listening(vmid, timeout)
     try:
         await run("lxc-stop", "-n", str(vmid), "--nokill", "--timeout", str(timeout))
     except ProgramError:
@@ -215,13 +219,43 @@ async def shutdown(vmid: int, timeout: int) -> bool:
     return True
 
 
+async def _listening(vmid: int, timeout: int) -> None:
+    """Wait until the guest's systemd takes signals: one that comes before, in its first moments, is lost for good."""
+    pid, deadline = await init_pid(vmid), asyncio.get_running_loop().time() + timeout
+    while pid and asyncio.get_running_loop().time() < deadline:
+        try:
+            blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        except OSError:
+            return  # it has ended
+        if blocked and int(blocked[1], 16) >> (HALT - 1) & 1:
+            return
+        await asyncio.sleep(0.02)
+
+
+async def info(vmid: int, what: str) -> str:
+    """What lxc-info says: -p for the first process, -s for the state.
+
+    Asked while a guest's monitor ends or starts anew, it may be left without an answer and fail: it is asked again.
+    Raises ProgramError when it fails for ten seconds, and at once for a guest that was never started.
+    """
+    left = 200
+    while True:
+        try:
+            return (await run("lxc-info", "-n", str(vmid), what, "-H")).strip()
+        except ProgramError:
+            left -= 1
+            if not left or not (LXC / str(vmid) / "config").exists():
+                raise
+        await asyncio.sleep(0.05)
+
+
 async def init_pid(vmid: int) -> int | None:
     """The guest's first process as the node sees it; None when it does not run."""
     try:
-        text = await run("lxc-info", "-n", str(vmid), "-p", "-H")
+        text = await info(vmid, "-p")
     except ProgramError:
         return None
-    return int(text) if text.strip().lstrip("-").isdigit() and int(text) > 0 else None
+    return int(text) if text.lstrip("-").isdigit() and int(text) > 0 else None
 
 
 async def destroy(vmid: int, config: dict[str, Any], snapshots: dict[str, dict[str, Any]]) -> None:

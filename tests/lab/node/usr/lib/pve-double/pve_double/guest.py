@@ -14,6 +14,7 @@ from .process import run
 
 LOCAL_CERTIFICATES = Path("usr/local/share/ca-certificates")
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
+DAILY = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer")
 
 
 def properties(value: str) -> dict[str, str]:
@@ -31,10 +32,15 @@ def networks(config: dict[str, Any]) -> dict[int, dict[str, str]]:
 async def prepare(root: Path, password: str | None, keys: str | None) -> None:
     """Make a fresh root filesystem this guest's own: ssh host keys, root's password and keys.
 
+    What Debian does by itself once a day, apt's update first of all, it does not: it would fall into a test by chance.
     The certificates that the node trusts beyond Debian's go in too: the guest sits behind the same proxies.
     """
     if (root / "etc/ssh").is_dir():
         await run("ssh-keygen", "-q", "-A", "-f", str(root))
+    for timer in DAILY:
+        link = root / "etc/systemd/system" / timer
+        link.unlink(missing_ok=True)
+        link.symlink_to("/dev/null")
     if password:
         await run("chpasswd", "--root", str(root), input=f"root:{password}\n")
     if keys:

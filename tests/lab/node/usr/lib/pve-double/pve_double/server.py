@@ -26,7 +26,7 @@ from fakepve.lxc import FakeCt
 from fakepve.model import PveError, TaskError
 
 from . import conf, engine, guest, node, volumes
-from .process import ProgramError, run
+from .process import ProgramError
 
 CONFIGS = Path("/etc/pve/lxc")
 SETTINGS = Path("/etc/pve-double")
@@ -365,7 +365,7 @@ class LabPve(FakePve):  # type: ignore[misc]
     async def _ended(self, ct: Any, pid: int) -> None:
         """A container's first process has ended: of itself, unless a task of ours has booked that already."""
         while ct.pid == pid:
-            if not ct.lock_holder and "STOPPED" in await run("lxc-info", "-n", str(ct.vmid), "-s", "-H"):
+            if not ct.lock_holder and "STOPPED" in await engine.info(ct.vmid, "-s"):
                 break
             await asyncio.sleep(0.05)
         if ct.pid != pid:
