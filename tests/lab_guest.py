@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A guest of the lab as testinfra's host, for the suites that molecule's scenarios end with.
 
-testinfra itself gets into such a guest by a whole run of `ansible` for each command, some fifty times the work.
+testinfra itself gets into such a guest by a whole run of `ansible` for each command, some ten times the work.
 The connection that takes has suites of its own.
 """
 
