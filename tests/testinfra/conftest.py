@@ -6,9 +6,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab_guest import guest
 
 KEYS = "/etc/llama-router/api-keys"
 URL = "http://127.0.0.1:8012"
@@ -51,6 +57,11 @@ print(answer.status, answer.read().decode(), sep="\\n")
 
     def loaded(self) -> list[str]:
         return sorted(name for name, status in self.statuses().items() if status == "loaded")
+
+
+@pytest.fixture(scope="session")
+def host() -> Any:
+    return guest(120)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from typing import Any
 import pytest
 from load import Load
 
-CHECKOUT = Path(__file__).parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+import lab_guest
+
 INVENTORY = CHECKOUT / "tests/lab/inventory"
 RELEASES = CHECKOUT / ".cache/releases"
 NETWORK = os.environ.get("HOMELAB_LAB_NETWORK", "198.18.77.0/24").rpartition(".")[0]
@@ -110,6 +115,11 @@ class Guest:
         os.killpg(play.pid, signal.SIGKILL)
         play.wait()
         assert came, f"the play never came to {task!r}"
+
+
+@pytest.fixture(scope="session")
+def host() -> Any:
+    return lab_guest.guest(120)
 
 
 @pytest.fixture(scope="module")
