@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Each task of a play is a process of its own: where Python keeps nothing that it compiled, all compile the plugins anew, a third of the work.
+unexport PYTHONDONTWRITEBYTECODE
 
 export VENV := $(CURDIR)/.venv
 COLLECTIONS := $(CURDIR)/.cache/collections
