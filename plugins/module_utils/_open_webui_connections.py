@@ -143,9 +143,14 @@ def offered(webui: OpenWebUI, connection: Connection) -> list[str]:
         start = f"url: a router that Open WebUI reaches at {connection.url} was wanted, "
         own = isinstance(refused.answer, dict) and "detail" in refused.answer  # Open WebUI's word, not the router's
         if own and refused.status == 500:
+            tls = (
+                "; of an authority of your own Open WebUI knows the certificates by AIOHTTP_CLIENT_SSL_CERT_FILE in its"
+                " environment"
+            )
             raise OpenWebUIError(
                 f"{start}Open WebUI gets no answer there; start the router (systemctl start llama-router), see that its"
                 " firewall lets Open WebUI's host in, or correct url: it is Open WebUI's host that has to reach it"
+                f"{tls if connection.url.startswith('https:') else ''}"
             ) from None
         if not own and refused.status in (401, 403):
             sent = "does not take the key that was sent" if connection.key else "wants a key, and none was sent"

@@ -198,7 +198,7 @@ class OpenWebUIModels:
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             raise OpenWebUIError(f"models: each id once was wanted, more than once there is {', '.join(twice)}")
-        odd = [one for one in ids if not re.fullmatch(r"\S{1,256}", one)]
+        odd = [one for one in [*ids, *self.params["public"]] if not re.fullmatch(r"\S{1,256}", one)]
         if odd:
             raise OpenWebUIError(
                 f"models: ids of at most 256 characters without blanks were wanted, {odd[0]!r} was found; Open WebUI"

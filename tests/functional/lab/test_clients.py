@@ -109,6 +109,10 @@ def test_what_the_sheet_says_works(guest: HandMade, tmp_path: Path) -> None:
     compile(blocks(sheet)["OpenAI's Python client"], "sheet", "exec")
     provider = loads(blocks(sheet)["OpenClaw"])["models"]["providers"]["llama-server"]
     assert [model["id"] for model in provider["models"]] == ["chat", "shared"]
+    # Nor is it told when it goes.
+    without = guest.role("llama_clients", "--diff", llama_clients_sheet=str(file))
+    assert changed(without) == 1
+    assert KEY not in without + file.read_text()
 
 
 def openclaw(guest: HandMade, *options: str, ok: bool = True, **variables: Any) -> str:

@@ -36,6 +36,7 @@ class WebUI(HttpDouble):
         self.about: Answer = (200, {"status": True, "name": "Open WebUI", "version": "0.12.4", "features": {}})
         self.signin: Answer = (200, {"token": "token-of-admin", "role": "admin"})
         self.verified: Answer = (200, {"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
+        self.router = URL
         self.missing: set[str] = set()
         self.deaf = False
         # What somebody else does while it looks for models, and while it takes entries.
@@ -97,7 +98,7 @@ class WebUI(HttpDouble):
 
     def _write(self, path: str, body: Any) -> Answer:
         if path == "/openai/verify":
-            assert body["url"] == URL
+            assert body["url"] == self.router
             self.meanwhile()
             return self.verified
         self.written.append(path)
@@ -232,6 +233,14 @@ def test_a_router_that_does_not_serve(webui: WebUI, call: Call, answer: Answer, 
     assert seen["changed"]
     assert told in seen["warnings"][0]
     assert call("connection", url=URL, api_key=KEY, verify=False)["changed"]
+
+
+def test_a_router_whose_certificate_open_webui_does_not_trust(webui: WebUI, call: Call) -> None:
+    """It only says that there was no answer."""
+    webui.verified = (500, {"detail": "Server Connection Error"})
+    assert "AIOHTTP_CLIENT_SSL_CERT_FILE" not in call("connection", url=URL, api_key=KEY)["msg"]
+    webui.router = "https://192.0.2.20/v1"
+    assert "AIOHTTP_CLIENT_SSL_CERT_FILE" in call("connection", url=webui.router, api_key=KEY)["msg"]
 
 
 def test_what_is_not_kept_is_told(webui: WebUI, call: Call) -> None:
@@ -375,6 +384,7 @@ def test_public_models_get_an_entry_where_there_is_none(webui: WebUI, call: Call
 def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
     assert "each id once" in call("models", models=[{"id": "a"}, {"id": "a"}])["msg"]
     assert "ids of at most 256 characters without blanks" in call("models", models=[{"id": "a b"}])["msg"]
+    assert "ids of at most 256 characters without blanks" in call("models", public=["a b"])["msg"]
     assert "absent: ids that are named nowhere else" in call("models", order=["a"], absent=["a"])["msg"]
     unknown = {"models": [{"id": "a"}], "task_model": "z", "wait_models": 0}
     assert "were wanted in Open WebUI" in call("models", **unknown)["msg"]
