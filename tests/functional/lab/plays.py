@@ -69,13 +69,17 @@ class Plays:
 
     def role_on(self, hosts: str, role: str, *options: str, entry: str = "main", ok: bool = True, **given: Any) -> str:
         """What a play with one role prints."""
+        return self.playbook(self.play_of(hosts, role, entry, **given), *options, ok=ok)
+
+    def play_of(self, hosts: str, role: str, entry: str = "main", **given: Any) -> Path:
+        """A play with one role."""
         play = self.folder / "role.yml"
         task = {
             "ansible.builtin.import_role": {"name": f"homelab.llamacpp.{role}", "tasks_from": entry},
             "vars": given,
         }
         play.write_text(yaml.safe_dump([{"hosts": hosts, "gather_facts": False, "tasks": [task]}]))
-        return self.playbook(play, *options, ok=ok)
+        return play
 
 
 def changed(output: str) -> dict[str, int]:

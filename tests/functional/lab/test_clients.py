@@ -148,6 +148,8 @@ def test_open_webui_says_what_it_needs(guest: HandMade) -> None:
     assert "Wanted for Open WebUI 0.12.4 on old: Python 3.11 or 3.12, 1500 MiB of memory, 5000 MiB of disk" in output
     assert "proxmox_lxc_ostemplate: local:vztmpl/debian-12-standard" in output
     assert guest.run("ls -d /opt/open-webui /etc/open-webui; id open-webui", check=False).count("o such") == 3
+    output = words(guest.role("open_webui", ok=False, open_webui_version="0.12.99"))
+    assert "requirements-0.12.99.txt was not found" in output
     output = words(guest.role("open_webui", ok=False, open_webui_routers=[]))
     assert "open_webui_routers of old was wanted as hosts of the inventory" in output
 

@@ -307,6 +307,14 @@ def test_an_update_and_the_way_back(home: Home) -> None:
     assert changed(home.play())["chat"] == 0
 
 
+def kill(home: Home, running: subprocess.Popen[str]) -> None:
+    """The run, and in the guest the module of it that holds the releases."""
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    holders = "$(find /proc/[0-9]*/fd -lname /opt/open-webui 2>/dev/null)"
+    home.chat.run(f"for fd in {holders}; do pid=${{fd#/proc/}}; kill -9 ${{pid%%/*}}; done; flock /opt/open-webui true")
+
+
 @pytest.mark.parametrize("seen", ["[ -L leaving ]", '[ "$(readlink current)" = releases/{to} ]'])
 def test_an_update_that_is_broken_off_is_taken_up(home: Home, seen: str) -> None:
     """The run is killed while Open WebUI is down; the release is there already, so only the switch is left."""
@@ -314,8 +322,7 @@ def test_an_update_that_is_broken_off_is_taken_up(home: Home, seen: str) -> None
     running = home.start(**other(home))
     until = f"until {seen.format(to=after)}; do sleep 0.05; done"
     home.chat.run(f"cd /opt/open-webui; timeout 900 sh -c {shlex.quote(until)}")
-    os.killpg(running.pid, signal.SIGKILL)
-    running.communicate()
+    kill(home, running)
     home.chat.run("systemctl stop open-webui")
     assert home.release("leaving") == before
     home.only(**other(home))
@@ -326,6 +333,27 @@ def test_an_update_that_is_broken_off_is_taken_up(home: Home, seen: str) -> None
     rollback(home)
     assert [home.release(link) for link in ("current", "previous", "leaving")] == [before, after, ""]
     assert home.titles() == ["before the bad one"]
+
+
+def test_a_way_back_that_is_broken_off_is_gone_to_its_end(home: Home) -> None:
+    """Killed while the release before starts; then as if it had been a moment earlier, with half a database there."""
+    before, after = home.release(), home.release("previous")
+    home.only(**other(home))
+    home.talk("of the newer one")
+    running = home.start_playbook(home.play_of("open_webuis", "open_webui", "rollback"))
+    home.chat.run(f'cd /opt/open-webui; until [ "$(readlink current)" = releases/{before} ]; do sleep 0.05; done')
+    kill(home, running)
+    assert [home.release(link) for link in ("current", "previous", "leaving")] == [before, after, after]
+    home.chat.run(
+        f"systemctl stop open-webui; cd /opt/open-webui; ln -sfn releases/{after} current;"
+        f" ln -sfn releases/{before} restoring; rm -f {DATA}/data/webui.db-*; truncate -s 4096 {DATA}/data/webui.db"
+    )
+    home.chat.run("systemctl start open-webui")
+    assert home.chat.run("systemctl is-active open-webui", check=False) != "active"
+    assert f"{before} serves in place of {after}" in words(rollback(home))
+    assert [home.release(link) for link in ("current", "previous", "leaving", "restoring")] == [before, after, "", ""]
+    assert home.titles() == ["before the bad one"]
+    assert changed(home.only())["chat"] == 0
 
 
 def test_models_of_two_routers_are_told_apart(home: Home) -> None:
@@ -342,12 +370,16 @@ def test_models_of_two_routers_are_told_apart(home: Home) -> None:
     assert "second" in output
     assert "http://127.0.0.1:8012" in output
     assert webui.models() == ["llama.large", "llama.small"]
-    # With one router alone its models have their own names again; the other connection is somebody's to take away.
+    # With one router alone its models have their own names again; the other connection stays until that is said.
     home.second = False
     home.only(open_webui_public=True)
     assert webui.models() == ["large", "small"]
-    assert f"http://{NETWORK}.{SECOND}:8012/v1" in webui.ask("/openai/config")["OPENAI_API_BASE_URLS"]
-    assert changed(home.only(open_webui_public=True))["chat"] == 0
+    url = f"http://{NETWORK}.{SECOND}:8012"
+    assert f"{url}/v1" in webui.ask("/openai/config")["OPENAI_API_BASE_URLS"]
+    gone = {"open_webui_public": True, "open_webui_absent_routers": [url]}
+    assert changed(home.only(**gone))["chat"] == 1
+    assert webui.ask("/openai/config")["OPENAI_API_BASE_URLS"] == ["https://example.invalid/v1", ROUTER_URL]
+    assert changed(home.only(**gone))["chat"] == 0
 
 
 def test_behind_the_proxy(home: Home) -> None:
@@ -382,10 +414,13 @@ def test_behind_the_proxy(home: Home) -> None:
     connection.request("GET", "/ws/socket.io/?EIO=4&transport=websocket", headers={**upgrade, **nonce})
     assert connection.getresponse().status == 101
     connection.close()
-    # The way back to plain HTTP.
-    home.only(**{**proxied, "llama_proxy_state": "absent"})
+    # The way back to plain HTTP, on the guest's own address.
+    home.only(open_webui_host=address)
     home.webui.until_up()
-    assert changed(home.only())["chat"] == 0
+    assert home.chat.run("ls /etc/nginx/conf.d; systemctl is-active nginx").split() == ["active"]
+    assert changed(home.only(open_webui_host=address))["chat"] == 0
+    home.only()
+    home.webui.until_up()
 
 
 def test_a_wrong_password_is_said(home: Home) -> None:
