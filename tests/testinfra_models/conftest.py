@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,31 +29,16 @@ guest = importlib.util.module_from_spec(spec)
 sys.modules["guest"] = guest
 spec.loader.exec_module(guest)
 
+import lab_guest
 
-class Guest:
-    """The guest's inside through its node, quickly; has the two calls of testinfra's host that are needed here."""
 
-    def __init__(self, vmid: int = 120) -> None:
-        self.vmid = vmid
-
-    def run(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-        script = command % tuple(map(shlex.quote, words)) if words else command
-        argv = [str(CHECKOUT / "tests/lab/lab"), "ssh", f"pct exec {self.vmid} -- sh -c {shlex.quote(script)}"]
-        return subprocess.run(argv, capture_output=True, text=True, check=False)
-
-    def check_output(self, command: str, *words: str) -> str:
-        done = self.run(command, *words)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.rstrip("\n")
+@pytest.fixture(scope="session")
+def host() -> Any:
+    return lab_guest.guest(120)
 
 
 @pytest.fixture(scope="module")
-def host() -> Guest:
-    return Guest()
-
-
-@pytest.fixture(scope="module")
-def router(host: Guest) -> Any:
+def router(host: Any) -> Any:
     return guest.Router(host)
 
 

@@ -38,6 +38,7 @@ def other(name: str, path: str) -> ModuleType:
 models = other("models", "testinfra_models/conftest.py")
 load = other("load", "update/load.py")
 
+import lab_guest
 
 # Looks at the models until these have these statuses, and all the others are unloaded: in the guest, or a state that
 # lasts seconds would be over before the next look on a busy machine.
@@ -82,7 +83,7 @@ class Service(models.guest.Router):  # type: ignore[misc, name-defined]
 
 @pytest.fixture(scope="session")
 def host() -> Any:
-    return models.Guest(VMID)  # type: ignore[attr-defined]
+    return lab_guest.guest(VMID)
 
 
 @pytest.fixture(scope="session")
