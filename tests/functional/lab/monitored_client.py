@@ -35,8 +35,7 @@ def main(seconds: float, limit: int, models: list[str]) -> None:
     loads: Counter[str] = Counter(dict.fromkeys(models, 0))
     evictions, answers, tokens = loads.copy(), loads.copy(), loads.copy()
     end = time.monotonic() + seconds
-    # No sooner than it was worth counting, on a busy machine too.
-    while time.monotonic() < end or sum(evictions.values()) <= seconds / 10:
+    while time.monotonic() < end:
         model = chosen.choice(models)
         if model not in loaded:
             loads[model] += 1

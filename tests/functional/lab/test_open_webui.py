@@ -341,7 +341,8 @@ def test_a_way_back_that_is_broken_off_is_gone_to_its_end(home: Home) -> None:
     home.only(**other(home))
     home.talk("of the newer one")
     running = home.start_playbook(home.play_of("open_webuis", "open_webui", "rollback"))
-    home.chat.run(f'cd /opt/open-webui; until [ "$(readlink current)" = releases/{before} ]; do sleep 0.05; done')
+    until = f'until [ "$(readlink current)" = releases/{before} ]; do sleep 0.05; done'
+    home.chat.run(f"cd /opt/open-webui; timeout 900 sh -c {shlex.quote(until)}")
     kill(home, running)
     assert [home.release(link) for link in ("current", "previous", "leaving")] == [before, after, after]
     home.chat.run(
