@@ -1,0 +1,70 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Turn names from outside (a hub, a URL, a header, a record, a guest) into path components and printable text.
+
+Every such name passes `component`, `below` or `component_of_url` before it becomes part of a path, and a recorded path
+passes `below` again when the record is read.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import unquote, urlsplit
+
+LONGEST = 255  # bytes of a path component on Linux file systems
+DEEPEST = 4  # components of a path below a models directory: MODEL/draft/FILE is the deepest that the router reads
+_SHOWN = 200  # characters of foreign text in a message
+# Control characters, surrogates, and the separators that some readers take for the end of a line.
+_FORBIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class BadName(ValueError):
+    """A name that cannot be a path component. The text says what was expected and what was found."""
+
+
+def component(name: object, what: str = "a file name") -> str:
+    """Return `name` if it is safe as one path component.
+
+    Raises BadName for anything but a string, an empty name, `.`, `..`, a slash, NUL, control characters, line
+    separators, surrogates, and more than 255 bytes of UTF-8.
+    """
+    if not isinstance(name, str):
+        raise BadName(f"expected {what}, found {type(name).__name__}")
+    if name in ("", ".", ".."):
+        raise BadName(f"expected {what}, found {name!r}")
+    if "/" in name:
+        raise BadName(f"expected {what} without a slash, found {printable(name)!r}")
+    if any(unicodedata.category(sign) in _FORBIDDEN for sign in name):
+        raise BadName(f"expected {what} of printable characters, found {printable(name)!r}")
+    if len(name.encode()) > LONGEST:
+        raise BadName(f"expected {what} of at most {LONGEST} bytes, found {len(name.encode())}")
+    return name
+
+
+def below(path: object, what: str = "a path below the directory", deepest: int = DEEPEST) -> str:
+    """Return `path` if it is relative and each of its components is safe. Raises BadName."""
+    if not isinstance(path, str):
+        raise BadName(f"expected {what}, found {type(path).__name__}")
+    parts = path.split("/")
+    if len(parts) > deepest:
+        raise BadName(f"expected {what} of at most {deepest} components, found {printable(path)!r}")
+    for part in parts:
+        component(part, what)
+    return path
+
+
+def component_of_url(url: str, what: str = "a file name at the end of the URL") -> str:
+    """Return the last component of a URL's path, percent-decoded first and then checked. Raises BadName.
+
+    `http://host/a/%2Fetc%2Fpasswd` is refused: its last component holds slashes.
+    """
+    return component(unquote(urlsplit(url).path.rpartition("/")[2], errors="surrogateescape"), what)
+
+
+def printable(text: object, most: int = _SHOWN) -> str:
+    """Return foreign text for a message or a log: one line of at most `most` characters, no control characters."""
+    short = str(text)[: most + 1]
+    clean = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign) in _FORBIDDEN else sign for sign in short)
+    return clean if len(clean) <= most else clean[:most] + "…"

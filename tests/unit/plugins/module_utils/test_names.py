@@ -1,0 +1,119 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, below, component, component_of_url
+from hypothesis import given
+from hypothesis import strategies as st
+
+BAD = [
+    "",
+    ".",
+    "..",
+    "a/b",
+    "/",
+    "\0",
+    "a\0b",
+    "a\nb",
+    "a\rb",
+    "\x7f",
+    "\x85",
+    "\u2028",
+    "\udc80",
+    "ä" * 128,
+    None,
+    3,
+    [],
+]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_component_refuses(name: object) -> None:
+    with pytest.raises(BadName, match="expected a file name"):
+        component(name)
+
+
+@pytest.mark.parametrize("name", ["a", "...", "Qwen3-8B.gguf", "with blank", "ä" * 127, "{{ x }}", "-rf", "~"])
+def test_component_accepts(name: str) -> None:
+    assert component(name) == name
+
+
+@pytest.mark.parametrize(
+    "path", ["../victim", "/etc/passwd", "a//b", "a/", "/a", "a/../b", "a/./b", "", "a/b/c/d/e", "a\n/b"]
+)
+def test_below_refuses(path: str) -> None:
+    with pytest.raises(BadName, match="expected a path below"):
+        below(path)
+
+
+def test_below_accepts() -> None:
+    assert below("model/draft/file.gguf") == "model/draft/file.gguf"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host/r/%2Froot%2F.bashrc",
+        "http://host/%2e%2e",
+        "http://host/",
+        "http://host",
+        "http://host/a%00.gguf",
+        "http://host/a%0a.gguf",
+        "http://host/a%ff.gguf",
+    ],
+)
+def test_url_refused(url: str) -> None:
+    with pytest.raises(BadName):
+        component_of_url(url)
+
+
+def test_url_accepted() -> None:
+    assert component_of_url("http://host/x/a%20b.gguf?download=true#f") == "a b.gguf"
+    assert component_of_url("http://host/x/a%252Fb.gguf") == "a%2Fb.gguf"
+
+
+@given(st.text(alphabet=st.characters(), max_size=300))
+def test_a_component_stays_in_its_folder(text: str) -> None:
+    for make in (
+        component,
+        lambda name: component_of_url("http://host/x/" + quote(name, safe="", errors="surrogatepass")),
+    ):
+        try:
+            name = make(text)
+        except BadName as error:
+            message = str(error)
+        else:
+            message = ""
+        assert all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in message)
+        if message:
+            continue
+        assert os.path.dirname(os.path.normpath(os.path.join("/models", name))) == "/models"
+        assert os.path.basename(os.path.join("/models", name)) == name
+
+
+@given(st.text(max_size=300))
+def test_a_path_below_stays_below(text: str) -> None:
+    try:
+        path = below(text)
+    except BadName:
+        return
+    assert os.path.normpath(os.path.join("/models", path)) == f"/models/{path}"
+
+
+def test_a_component_can_be_created(tmp_path: Path) -> None:
+    (tmp_path / component("ä" * 127)).touch()
+
+
+def test_printable() -> None:
+    assert _names.printable("a\nb\x1b[0m\udc80") == "a\ufffdb\ufffd[0m\ufffd"
+    assert _names.printable("x" * 1000) == "x" * 200 + "…"
+    assert _names.printable(None) == "None"
