@@ -82,6 +82,7 @@ role-docs: venv ## Write the roles' READMEs from their argument_specs
 sanity: venv ## ansible-test sanity
 	@case $(PYTHON_VERSION) in 3.11) echo "Python 3.11 alone was found: sanity and units run on ansible-core 2.19 only";; esac
 	tests/ansible-test sanity --color no --python $(PYTHON_VERSION)
+	@tests/oldest-python
 
 .PHONY: units
 units: venv ## ansible-test units
