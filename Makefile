@@ -38,8 +38,8 @@ lab-images: ## Build the base images of the lab and of the tests
 
 .PHONY: test
 test: ## All that CI checks
-	@$(MAKE) --jobs 2 --output-sync sanity lint mypy docs fuzz-minute build units
-	@$(MAKE) lab-images integration functional functional-lab molecule
+	@MAKE="$(MAKE)" tests/stages "sanity lint mypy docs fuzz-minute build units" \
+	  lab-images integration functional functional-lab molecule
 	@echo "make test: everything passed on $$($(BIN)/ansible --version | head -1)"
 
 # --- its parts -------------------------------------------------------------------------------------------------
@@ -82,6 +82,7 @@ role-docs: venv ## Write the roles' READMEs from their argument_specs
 sanity: venv ## ansible-test sanity
 	@case $(PYTHON_VERSION) in 3.11) echo "Python 3.11 alone was found: sanity and units run on ansible-core 2.19 only";; esac
 	tests/ansible-test sanity --color no --python $(PYTHON_VERSION)
+	@tests/oldest-python
 
 .PHONY: units
 units: venv ## ansible-test units
@@ -96,12 +97,12 @@ functional: venv ## Properties judged by the real llama-server and Open WebUI, a
 	@tests/need chromium
 	@tests/open-webui install
 	@tests/nginx install
-	$(RUN) pytest --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
+	$(RUN) pytest --durations 25 --numprocesses 2 --dist loadfile tests/functional --ignore tests/functional/lab
 
 .PHONY: functional-lab
 functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module, the driver, the CPU build and the lab itself, on the lab
 	@tests/need gpg && tests/need cc gcc && tests/need dpkg-scanpackages dpkg-dev
-	$(RUN) pytest tests/functional/lab
+	$(RUN) pytest --durations 25 tests/functional/lab
 
 .PHONY: molecule
 molecule: venv lab ## The roles on the lab: check mode from nothing, converge, idempotence, verify
