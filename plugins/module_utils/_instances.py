@@ -157,7 +157,8 @@ class Instances:
 
     def _outdated(self, instance: Instance, env: str, keys: str) -> bool:
         """Whether the running process was started with something else."""
-        applied = _router_files.read_applied(os.path.join(self.places.run_dir, instance.name, "applied")) or {}
+        record = os.path.join(self.places.run_dir, f"{self._unit(instance).name}.applied")
+        applied = _router_files.read_applied(record) or {}
         now = dict(_router_files.digests([*self.places.watch, env, keys]))
         now.update({path: hashlib.sha256(text.encode()).hexdigest() for path, text in instance.files.items()})
         instance.differs = applied.get(env) != now[env]

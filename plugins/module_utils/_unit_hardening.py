@@ -61,6 +61,7 @@ DIRECTIVES = (
     Directive("CapabilityBoundingSet", ""),
     Directive("AmbientCapabilities", ""),
     Directive("KeyringMode", "private"),
+    Directive("LimitCORE", "0"),
     Directive("LockPersonality", "true"),
     Directive("MemoryDenyWriteExecute", "true", but=_GPU_JIT),
     Directive("PrivateTmp", "true", "mnt"),

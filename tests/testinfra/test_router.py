@@ -97,7 +97,7 @@ def test_models_lie_on_both_stand_ins_for_gpus(host: Any, router: Router) -> Non
 
 def test_a_model_was_looked_at_since_the_start(host: Any) -> None:
     """The play's own proof; the test above is another one, by the memory of the cards."""
-    proof = host.file("/run/llama-router/offloaded")
+    proof = host.file("/run/homelab-llamacpp/llama-router.service.offloaded")
     assert (proof.exists, proof.user) == (True, "root")
 
 
