@@ -47,6 +47,12 @@ def site(guest: HandMade, *options: str) -> str:
     return guest.playbook("site.yml", "--skip-tags", "proxmox_lxc", *options)
 
 
+def unchanged(guest: HandMade) -> None:
+    """Another run changes nothing."""
+    output = site(guest)
+    assert changed(output) == 0, output
+
+
 def inodes(guest: HandMade) -> str:
     return guest.run(f"cd {STATE}/models && stat -c '%n %i %Y %U' * .model_file.json")
 
@@ -93,11 +99,11 @@ def test_earlier_layout_is_converted_by_site(guest: HandMade) -> None:
     assert guest.run(f"stat -c %U {STATE} {STATE}/state").splitlines() == ["root", "llama-router"]
     assert guest.run(f"cat {STATE}/state/.cache/kept") == "kept"
     assert guest.run("systemctl show llama-router --property StateDirectory --value") == "llama-router/state"
-    assert changed(site(guest)) == 0
+    unchanged(guest)
 
 
 def test_role_of_the_models_alone_converts_too(guest: HandMade) -> None:
-    """The unit is changed first: with the earlier one, systemd would give the models to the service at its next start."""
+    """The unit is changed first: with the earlier one, systemd would give the models to the service at a start."""
     guest.run(EARLIER)
     files = inodes(guest)
     assert changed(guest.role("llama_models", llama_models_models=MODELS)) == 1
@@ -123,7 +129,8 @@ def test_what_the_service_planted_before_is_not_followed(guest: HandMade) -> Non
     guest.run("echo secret >/root/victim; chmod 600 /root/victim")
     attack = (
         f"cd {STATE}; mv models m; mkdir models; ln -s /root/victim models/.model_file.json.lock;"
-        " mkfifo models/.model_file.json; ln -s /root/victim models/copied.gguf; ln -s /root pending.json; ln -s /root state"
+        " mkfifo models/.model_file.json; ln -s /root/victim models/copied.gguf; ln -s /root pending.json;"
+        " ln -s /root state"
     )
     assert as_service(guest, attack)
     output = words(site(guest))
@@ -143,4 +150,4 @@ def test_what_the_service_planted_before_is_not_followed(guest: HandMade) -> Non
     assert guest.run(f"find {STATE}/models ! -user root") == ""
     assert guest.run(f"stat -c %a {STATE}/moved-aside-*") == "700"
     assert guest.is_active("llama-router")
-    assert changed(site(guest)) == 0
+    unchanged(guest)
