@@ -101,6 +101,12 @@ def test_a_model_was_looked_at_since_the_start(host: Any) -> None:
     assert (proof.exists, proof.user) == (True, "root")
 
 
+def test_nothing_delays_the_next_start(host: Any) -> None:
+    """Debian enables at a guest's first start what waits for a network that systemd-networkd does not configure."""
+    assert host.file("/etc/systemd/system-preset/00-pve.preset").contains("disable systemd-networkd.service")
+    assert host.run("systemctl is-enabled systemd-networkd-wait-online").stdout.strip() == "disabled"
+
+
 def test_models_have_a_volume_of_their_own(host: Any) -> None:
     """Which backups leave out, and which the router's files are on."""
     assert host.check_output("stat --format %m /var/lib/llama-router/models") == "/var/lib/llama-router"
