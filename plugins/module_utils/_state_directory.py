@@ -69,14 +69,13 @@ class StateDirectory:
         self.outcome = Outcome()
         self._unit = Unit(run, places.unit)
         self._theirs: set[int] = set()
+        self._owner = (0, 0)
         self._folder = -1
         self._aside = -1
 
     def run(self) -> Outcome:
         # A link above it, or in its place, is root's: it lies in a trusted directory.
         path = os.path.realpath(self.places.path)
-        with contextlib.suppress(KeyError):
-            self._theirs.add(pwd.getpwnam(self.places.user).pw_uid)
         with contextlib.ExitStack() as opened:
             parent, name = opened.enter_context(_files.folder_of(path))
             try:
@@ -84,7 +83,12 @@ class StateDirectory:
             except FileNotFoundError:
                 return self.outcome
             opened.callback(os.close, self._folder)
-            self._theirs |= {os.fstat(self._folder).st_uid} - {0}
+            status = os.fstat(self._folder)
+            self._owner = (status.st_uid, status.st_gid)
+            with contextlib.suppress(KeyError):  # the user may be gone
+                account = pwd.getpwnam(self.places.user)
+                self._owner = (account.pw_uid, account.pw_gid)
+            self._theirs = {status.st_uid, self._owner[0]} - {0}
             # First: systemd gives all that is in StateDirectory= to the service when its owner is another one.
             self._convert_unit()
             self._own(self._folder, "")
@@ -219,8 +223,7 @@ class StateDirectory:
         except FileNotFoundError:
             os.mkdir(name, 0o755, dir_fd=self._folder)
             handle = os.open(name, _OPEN, dir_fd=self._folder)
-            account = pwd.getpwnam(self.places.user)
-            os.fchown(handle, account.pw_uid, account.pw_gid)
+            os.fchown(handle, *self._owner)
             return handle
 
     def _put_aside(self, folder: int, name: str, above: str) -> None:

@@ -104,6 +104,14 @@ def test_new_installation_is_left_alone(guest: Guest, tmp_path: Path) -> None:
     assert not StateDirectory(places, guest.systemctl).run().changed
 
 
+def test_user_that_is_gone_is_no_reason_to_fail(guest: Guest) -> None:
+    guest.as_service("touch .cache")
+    places = Places(str(guest.path), "router.service", str(guest.unit), "no-such-user")
+    outcome = StateDirectory(places, guest.systemctl).run()
+    assert (outcome.owned, outcome.moved) == (["./"], [".cache"])
+    assert (guest.path / "state").stat().st_uid == NOBODY.pw_uid
+
+
 def test_check_mode_names_the_same_and_changes_nothing(guest: Guest) -> None:
     guest.as_service(f"touch .cache; ln -s {guest.victim} pending.json; mv models m; mkdir models; mkfifo models/f")
     before, text = guest.tree(), guest.unit.read_text()
