@@ -39,10 +39,11 @@ options:
   applied:
     description:
       - The record of what the running router started with, in the format of C(sha256sum).
-      - The unit has to write it with an C(ExecStartPre=), a line each for O(presets) and every file of O(watch) that
-        exists, with the very same paths, in a C(RuntimeDirectory=) of its own so that it goes when the service stops.
+      - The unit has to write it as root with an C(ExecStartPre=+), a line each for O(presets) and every file of
+        O(watch) that exists, with the very same paths. The filter P(homelab.llamacpp.unit_record#filter) makes it.
+      - A record in a directory that another user can write to counts as missing, so the router is restarted.
     type: path
-    default: /run/llama-router/applied
+    default: /run/homelab-llamacpp/llama-router.service.applied
   pending:
     description: Where the names of models that are to be loaded again are kept while that is not done.
     type: path

@@ -12,13 +12,19 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_hardening i
 
 
 def unit_hardening(
-    kind: Any, refused: Any = None, writable: Any = (), readable: Any = (), devices: Any = (), left_out: Any = None
+    kind: Any,
+    refused: Any = None,
+    writable: Any = (),
+    readable: Any = (),
+    devices: Any = (),
+    left_out: Any = None,
+    values: Any = None,
 ) -> str:
     """The hardening lines of a unit's [Service] section; see unit_hardening.yml."""
     for name, value in {"writable": writable, "readable": readable, "devices": devices}.items():
         if isinstance(value, str) or not all(isinstance(item, str) for item in value):
             raise AnsibleFilterError(f"unit_hardening: {name}: a list of texts was wanted, {value!r} was found")
-    for name, value in {"refused": refused, "left_out": left_out}.items():
+    for name, value in {"refused": refused, "left_out": left_out, "values": values}.items():
         if value is not None and not isinstance(value, dict):
             raise AnsibleFilterError(
                 f"unit_hardening: {name}: directives with reasons were wanted, {value!r} was found"
@@ -26,7 +32,7 @@ def unit_hardening(
     try:
         if isinstance(kind, (list, tuple)):
             kind = kind_of(str(name) for name in kind)
-        return hardening(kind, refused, writable, readable, devices, left_out)
+        return hardening(kind, refused, writable, readable, devices, left_out, values)
     except HardeningError as error:
         raise AnsibleFilterError(f"unit_hardening: {error}") from error
 

@@ -113,7 +113,7 @@ class Instances:
             if instance.enable is not None:
                 self._systemctl("enable" if instance.enable else "disable", instance)
             if instance.state == "absent":
-                for path in self._paths(instance):
+                for path in (*self._paths(instance), self._record(instance)):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
         failures = []
@@ -157,7 +157,7 @@ class Instances:
 
     def _outdated(self, instance: Instance, env: str, keys: str) -> bool:
         """Whether the running process was started with something else."""
-        applied = _router_files.read_applied(os.path.join(self.places.run_dir, instance.name, "applied")) or {}
+        applied = _router_files.read_applied(self._record(instance)) or {}
         now = dict(_router_files.digests([*self.places.watch, env, keys]))
         now.update({path: hashlib.sha256(text.encode()).hexdigest() for path, text in instance.files.items()})
         instance.differs = applied.get(env) != now[env]
@@ -264,6 +264,9 @@ class Instances:
         status, _out, err = self._run(["systemctl", verb, self._unit(instance).name])
         if status != 0:
             raise UnitError(f"systemctl {verb} {self._unit(instance).name} failed: {' '.join(err.split())}")
+
+    def _record(self, instance: Instance) -> str:
+        return os.path.join(self.places.run_dir, f"{self._unit(instance).name}.applied")
 
     def _paths(self, instance: Instance) -> tuple[str, str]:
         base = os.path.join(self.places.config_dir, instance.name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 
 
@@ -64,14 +65,19 @@ def empty(folders: Iterable[str], without: Iterable[str]) -> list[str]:
 
 
 def remove(path: str) -> None:
-    """A file, a link, or a folder with all that is in it."""
+    """A file, a link, or a folder with all that is in it. What its owner exchanges meanwhile is not followed."""
     if os.path.islink(path) or not os.path.isdir(path):
         os.unlink(path)
-        return
-    for base, folders, files in os.walk(path, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(base, name))
-        for name in folders:
-            inner = os.path.join(base, name)
-            os.unlink(inner) if os.path.islink(inner) else os.rmdir(inner)
-    os.rmdir(path)
+    else:
+        shutil.rmtree(path)
+
+
+def running_as(uid: int, proc: str = "/proc") -> list[str]:
+    """The processes of a user, who could exchange what is removed: `PID (name)` each."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.stat(f"{proc}/{pid}").st_uid == uid:
+                with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    found.append(f"{pid} ({file.read().strip()})")
+    return found

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the router's host knows without asking the router: its two records and its folder."""
+"""What the router's host knows without asking the router: its two records and its folder.
+
+Both records lie in directories of root's. One in a directory that another user can write to is not believed.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
 
 # Models with one of these options answer with vectors or scores, not with text.
@@ -61,16 +65,19 @@ def digests(paths: Iterable[str]) -> dict[str, str | None]:
 
 
 def read_applied(path: str) -> dict[str, str] | None:
-    """The record of what the running process started with, path to digest; None when there is none."""
+    """The record of what the running process started with, path to digest.
+
+    None when there is none, and when another user could have written it. RouterError when it cannot be read.
+    """
     try:
-        # Its folder belongs to the service's user, who is not to lead root to other files by it.
-        with open(path, encoding="utf-8", errors="surrogateescape", opener=_open_no_link) as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
+        text = _read(path)
+    except (FileNotFoundError, _files.UntrustedPath):
         return None
     except OSError as error:
-        raise RouterError(f"applied: {path} was wanted readable: {error.strerror}; run as root (become)") from None
-    found = (_LINE.fullmatch(line) for line in lines)
+        raise RouterError(
+            f"applied: expected a readable record at {path}, found: {error.strerror}; run as root (become)"
+        ) from None
+    found = (_LINE.fullmatch(line) for line in text.splitlines())
     return {line["name"]: line["digest"] for line in found if line}
 
 
@@ -84,10 +91,11 @@ def amend_applied(path: str, changed: Digests) -> None:
 def read_pending(path: str) -> list[str]:
     """The models that an earlier run stopped and has not loaded again."""
     try:
-        with open(path, encoding="utf-8") as file:
-            names = json.load(file)
+        names = json.loads(_read(path))
     except FileNotFoundError:
         return []
+    except _files.UntrustedPath as error:
+        raise RouterError(f"pending: {error.strerror}") from None
     except (OSError, ValueError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -99,9 +107,9 @@ def write_pending(path: str, names: list[str]) -> None:
     """Remember these; an empty list takes the file away."""
     if names:
         _replace(path, json.dumps(names) + "\n")
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        return
+    with contextlib.suppress(FileNotFoundError), _files.folder_of(path) as (folder, name):
+        os.unlink(name, dir_fd=folder)
 
 
 def folder_ids(folder: str) -> set[str]:
@@ -121,7 +129,11 @@ def folder_ids(folder: str) -> set[str]:
 def _digest(path: str) -> str | None:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        # Not to wait for the other end of a FIFO.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise RouterError(f"{path}: expected a regular file, found something else; remove it")
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     except FileNotFoundError:
@@ -131,39 +143,18 @@ def _digest(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
-
-
 def _is_model(name: str) -> bool:
     side_file = "mmproj" in name or name.startswith(("mtp-", "dspark-", "dflash-"))
     return name.endswith(".gguf") and not side_file
 
 
+def _read(path: str) -> str:
+    _files.check_folder(os.path.dirname(path))
+    return _files.read(path).decode("utf-8", "surrogateescape")
+
+
 def _replace(path: str, text: str) -> None:
-    folder = os.path.dirname(path)
     try:
-        os.makedirs(folder, mode=0o755, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=".new-", dir=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
-                _keep_owner_and_mode(path, file.fileno())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        _files.replace(path, text, create_mode=0o755)
     except OSError as error:
         raise RouterError(f"{path} was wanted written, {error.strerror}; mend that, then run again") from None
-
-
-def _keep_owner_and_mode(path: str, handle: int) -> None:
-    try:
-        old = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        os.fchmod(handle, 0o644)
-    else:
-        os.fchown(handle, old.st_uid, old.st_gid)
-        os.fchmod(handle, old.st_mode & 0o777)

@@ -9,7 +9,8 @@ The report, in MiB, seconds and seconds since the epoch; null is what is not kno
 
 - at: when it was made
 - verdict: healthy, degraded (it serves, and something is to be mended) or down; reasons: why, one sentence each
-- unit: name, state, sub, enabled, since, restarts, memory_mib, errors (its last ones, without their times)
+- unit: name, state, sub, enabled, since, restarts, memory_mib, errors (its last ones, without their times),
+  delays (what held up the guest's start: name, seconds, for (the units that wait for the network to be online))
 - router: url, up, reason (why not), problem (the same in a word: unreachable, key, certificate, refused), role, build,
   limit, autoload, loaded (the ids that hold a slot)
 - models: one each, by id: id, aliases, status, failed, exit_code, source, ctx_size, pinned, port, planned (whether the
@@ -45,9 +46,11 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 LINES = 20_000  # of the journal: a load is some 200 at the verbosity that tells of it, an answer some 20
 ERRORS = 5  # of the unit's errors are told
 DISK_FREE = 0.05  # of the models' disk: below it, it counts as full
+DELAY = 10.0  # seconds, from which on a unit delays the guest's start
 EXPIRES_SOON = 14 * 86400.0  # seconds before its end, from which on a certificate is to be renewed
 OVER_PLAN = 1.05  # times its plan is still as planned: the graph's scratch depends on the build
 _ERROR = re.compile(r"(?:\[\d+\] )?[\d.]+ E (.*)")
+_WAIT = ("Id", "ActiveState", "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic")
 _UNIT = ("ActiveState", "SubState", "UnitFileState", "ActiveEnterTimestampMonotonic", "NRestarts", "MemoryCurrent")
 
 
@@ -57,6 +60,7 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
     unit = unit_of(run, places.unit)
     log = Unit(run, places.unit).journal(unit["since"] or 0, lines=LINES, read=LINES)
     unit["errors"] = errors_in(log, unit["state"])
+    unit["delays"] = delays_of(run)
     return report(router, models, {**host_of(places, run), "unit": unit}, plan_of(places.plan), loads_in(log, models))
 
 
@@ -114,6 +118,27 @@ def unit_of(run: Run, name: str) -> dict[str, Any]:
         restarts=int(told["NRestarts"] or 0),
         memory_mib=int(memory) >> 20 if memory.isdigit() and int(memory) < 1 << 60 else None,  # else: not counted
     )
+    return found
+
+
+def delays_of(run: Run) -> list[dict[str, Any]]:
+    """What waits for the network to be online, or waited for long: in a Proxmox guest nobody tells it."""
+    try:
+        wanted = Unit(run, "network-online.target").properties("WantedBy", "RequiredBy")
+    except UnitError:
+        return []
+    waiting = sorted({name for names in wanted.values() for name in names.split()} - {"multi-user.target"})
+    if not waiting:
+        return []
+    status, output, _errors = run(["systemctl", "show", "*-wait-online.service", f"--property={','.join(_WAIT)}"])
+    found = []
+    for block in output.strip().split("\n\n") if status == 0 else ():
+        unit = dict(line.partition("=")[::2] for line in block.splitlines())
+        begin, end = (int(unit.get(name) or 0) / 1e6 for name in _WAIT[2:])
+        if unit.get("ActiveState") == "activating":
+            end = time.monotonic()
+        if begin and end - begin >= DELAY:
+            found.append({"name": unit["Id"], "seconds": round(end - begin), "for": waiting})
     return found
 
 
@@ -204,7 +229,7 @@ def report(
     ]
     found = {"at": time.time(), "router": dict(router), "models": rows, "devices": devices, **host}
     down = list(_down(found))
-    reasons = down or list(_wrong(found, planned))
+    reasons = [*(down or _wrong(found, planned)), *_delays(found["unit"])]
     return {**found, "verdict": "down" if down else "degraded" if reasons else "healthy", "reasons": reasons}
 
 
@@ -270,6 +295,14 @@ def _down(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{unit['name']} is {unit['state']} ({unit['sub']}): journalctl -u {unit['name']} tells why"
     elif not router["up"]:
         yield str(router["reason"])
+
+
+def _delays(unit: Mapping[str, Any]) -> Iterable[str]:
+    for delay in unit.get("delays", ()):
+        yield (
+            f"{delay['name']} delayed the guest's start by {delay['seconds']} s, for {', '.join(delay['for'])}:"
+            f" systemctl disable {delay['name']}"
+        )
 
 
 def _wrong(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Iterable[str]:

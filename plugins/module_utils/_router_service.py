@@ -41,7 +41,7 @@ UNIT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "models_dir": {"type": "path"},
     "placed_in": {"type": "path"},
     "watch": {"type": "list", "elements": "path", "default": []},
-    "applied": {"type": "path", "default": "/run/llama-router/applied"},
+    "applied": {"type": "path", "default": "/run/homelab-llamacpp/llama-router.service.applied"},
     "pending": {"type": "path", "default": "/var/lib/llama-router/pending.json"},
     "timeout": {"type": "int", "default": 60},
     "load_timeout": {"type": "int", "default": 300},

@@ -11,6 +11,7 @@ libraries of a GPU need a little more. What a container does not carry out (`_sa
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ DIRECTIVES = (
     Directive("CapabilityBoundingSet", ""),
     Directive("AmbientCapabilities", ""),
     Directive("KeyringMode", "private"),
+    Directive("LimitCORE", "0"),
     Directive("LockPersonality", "true"),
     Directive("MemoryDenyWriteExecute", "true", but=_GPU_JIT),
     Directive("PrivateTmp", "true", "mnt"),
@@ -98,6 +100,8 @@ _NEVER = {
     "RootDirectory": "it uses the libraries and certificates of the machine",
 }
 
+_VALUE = re.compile(r"[\w@~ -]*", re.ASCII)
+
 # Where ProtectHome shows nothing.
 _HOMES = ("/home", "/root", "/run/user")
 
@@ -117,12 +121,14 @@ def hardening(
     readable: Iterable[str] = (),
     devices: Sequence[str] = (),
     left_out: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
 ) -> str:
     """The lines for a program of this kind, without a line end at the last.
 
     `refused` and `left_out` have directives (`NAME`, or `NAME=VALUE` of one that is there several times) with the
     reason why the machine, or this service, is without them. `writable` and `readable` are paths beside the unit's own
-    directories, `devices` what DeviceAllow may name beside the kind's. Raises HardeningError.
+    directories, `devices` what DeviceAllow may name beside the kind's. `values` has other values for directives, by
+    name: what a unit that runs as root keeps of its rights. Raises HardeningError.
     """
     if kind not in KINDS:
         raise HardeningError(f"kind: one of {', '.join(KINDS)} was wanted, {kind!r} was found")
@@ -134,11 +140,16 @@ def hardening(
                     f"{option}: an absolute path without blanks, quotes, \\ and % was wanted, {path!r} was found"
                 )
     wanted = {directive.name for directive in DIRECTIVES} | {directive.line for directive in DIRECTIVES}
-    for name in left_out or {}:
-        if name not in wanted:
-            raise HardeningError(
-                f"left_out: a directive of the unit was wanted, {name!r} was found; it has {', '.join(sorted(wanted))}"
-            )
+    for option, names in (("left_out", left_out), ("values", values)):
+        for name in names or {}:
+            if name not in wanted:
+                raise HardeningError(
+                    f"{option}: a directive of the unit was wanted, {name!r} was found; it has"
+                    f" {', '.join(sorted(wanted))}"
+                )
+    for name, value in (values or {}).items():
+        if not _VALUE.fullmatch(value):
+            raise HardeningError(f"values: {name}: expected words of one line, found {value!r}")
 
     lines, open_ones = [], dict(_NEVER)
     homes = [path for paths in places.values() for path in paths if _below_home(path)]
@@ -150,6 +161,8 @@ def hardening(
             open_ones[directive.line if directive.name == "SystemCallFilter" else directive.name] = reason
         elif directive.name == "ProtectHome" and homes:
             lines.append("ProtectHome=tmpfs")
+        elif directive.name in (values or {}):
+            lines.append(f"{directive.name}={(values or {})[directive.name]}")
         else:
             lines.append(directive.line)
     # Also without DevicePolicy: ProtectClock adds a rule for the clock, and a rule for one device may close the others.

@@ -65,9 +65,11 @@ options:
     type: path
     default: /etc/llama-instance
   run_dir:
-    description: Where the unit records what each instance was started with.
+    description:
+      - Where the unit records what each instance was started with, in a file C(UNIT@NAME.service.applied). The filter
+        P(homelab.llamacpp.unit_record#filter) makes the line that does it.
     type: path
-    default: /run/llama-instance
+    default: /run/homelab-llamacpp
   binary:
     description: The llama-server.
     type: path
@@ -163,7 +165,7 @@ def main() -> None:
             "unit": {"type": "str", "default": "llama-instance"},
             "user": {"type": "str", "default": "llama-instance"},
             "config_dir": {"type": "path", "default": "/etc/llama-instance"},
-            "run_dir": {"type": "path", "default": "/run/llama-instance"},
+            "run_dir": {"type": "path", "default": "/run/homelab-llamacpp"},
             "binary": {"type": "path", "required": True},
             "watch": {"type": "list", "elements": "path", "default": []},
             "placed_in": {"type": "path"},

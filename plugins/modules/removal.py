@@ -43,7 +43,8 @@ options:
     default: []
   user:
     description:
-      - A system user, who goes with the group of the same name. Whatever still runs as that user stops this.
+      - A system user, who goes with the group of the same name. Whatever still runs as that user when O(units) are
+        stopped stops this, before anything is removed.
     type: str
   blocked:
     description:
@@ -78,7 +79,14 @@ import pwd
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._removal import RemovalError, empty, found, remove
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._removal import (
+    RemovalError,
+    empty,
+    found,
+    remove,
+    running_as,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, runner
 
 ARGUMENTS: dict[str, Any] = {
@@ -110,6 +118,7 @@ class Removal:
             for unit in units:
                 unit.stop()
                 unit.enable(False)
+            self._refuse_processes(user)
             for path in paths + folders:
                 remove(path)
             if units:
@@ -120,6 +129,15 @@ class Removal:
                     self._command("groupdel", user)
         diff = {"before": "".join(f"{line}\n" for line in there), "after": ""}
         return {"changed": bool(there), "found": there, "diff": diff}
+
+    def _refuse_processes(self, user: str | None) -> None:
+        """What runs could lead this to other files while it removes the user's own."""
+        left = running_as(pwd.getpwnam(user).pw_uid) if user else []
+        if left:
+            raise RemovalError(
+                f"user: expected no process of {user} once the units are stopped, found {printable(', '.join(left))};"
+                " stop them and run this again. No file was removed"
+            )
 
     def _is_there(self, look: Any) -> bool:
         try:

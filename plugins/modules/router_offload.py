@@ -43,10 +43,10 @@ options:
         default: []
   proof:
     description:
-      - An empty file that says that a model was looked at since the router started. It has to be in a
-        C(RuntimeDirectory=) of the unit, so that it goes when the service stops.
+      - An empty file that says that a model was looked at since the router started. The line of
+        P(homelab.llamacpp.unit_record#filter) in the unit removes C(/run/homelab-llamacpp/UNIT.*) at each start.
     type: path
-    default: /run/llama-router/offloaded
+    default: /run/homelab-llamacpp/llama-router.service.offloaded
   timeout:
     description: How many seconds a model may take to load, and to unload.
     type: int
@@ -97,7 +97,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _offload
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -163,13 +163,12 @@ class RouterOffload:
         return seen
 
     def _note(self) -> None:
-        # Its folder belongs to the service's user, who is not to lead root to other files by it.
         try:
-            os.close(os.open(self.proof, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+            _files.replace(self.proof, b"", create_mode=0o755)
         except OSError as error:
             raise RouterError(
-                f"proof: {self.proof} cannot be written: {error.strerror}; name a file in the unit's RuntimeDirectory="
-                " and run as root (become)"
+                f"proof: {self.proof} cannot be written: {error.strerror}; name a file in a directory of root's and run"
+                " as root (become)"
             ) from None
 
 
@@ -187,7 +186,7 @@ def main() -> None:
                     "devices": {"type": "list", "elements": "str", "default": []},
                 },
             },
-            "proof": {"type": "path", "default": "/run/llama-router/offloaded"},
+            "proof": {"type": "path", "default": "/run/homelab-llamacpp/llama-router.service.offloaded"},
             "timeout": {"type": "int", "default": 300},
         },
         mutually_exclusive=EXCLUSIVE,

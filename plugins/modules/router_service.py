@@ -55,9 +55,9 @@ EXAMPLES = r"""
       - /etc/llama-router/api-keys
     api_key_file: /etc/llama-router/api-keys
 
-# The lines of the unit that belong to it:
-#   RuntimeDirectory=llama-router
-#   ExecStartPre=/bin/sh -c 'sha256sum /etc/llama-router/models.ini … > /run/llama-router/applied'
+# The line of the unit that belongs to it, in its template:
+#   {{ ['/etc/systemd/system/llama-router.service', '/etc/llama-router/api-keys', '/etc/llama-router/models.ini']
+#      | homelab.llamacpp.unit_record }}
 """
 
 RETURN = r"""

@@ -69,7 +69,8 @@ report:
       elements: str
     unit:
       description:
-        - C(name), C(state), C(sub), C(enabled), C(since), C(restarts), C(memory_mib) and C(errors), its last ones.
+        - C(name), C(state), C(sub), C(enabled), C(since), C(restarts), C(memory_mib), C(errors), its last ones, and
+          C(delays), the units that held up the start of the machine, with C(name), C(seconds) and C(for).
       type: dict
     router:
       description: >-

@@ -30,7 +30,9 @@ options:
   applied:
     description:
       - The record of what it has read, in the format of C(sha256sum). By default the unit writes it itself when it
-        starts, and the files that are looked at are the ones in it.
+        starts, and the files that are looked at are the ones in it. The filter P(homelab.llamacpp.unit_record#filter)
+        makes the line that does it.
+      - A record in a directory that another user can write to counts as missing.
     type: path
     required: true
   files:
@@ -54,11 +56,11 @@ seealso:
 
 EXAMPLES = r"""
 # In the unit:
-#   ExecStartPre=-+/bin/sh -c 'exec sha256sum /etc/example.conf >/run/example/applied'
+#   {{ ['/etc/systemd/system/example.service', '/etc/example.conf'] | homelab.llamacpp.unit_record }}
 - name: It runs with the file as it is
   homelab.llamacpp.unit_service:
     name: example.service
-    applied: /run/example/applied
+    applied: /run/homelab-llamacpp/example.service.applied
 
 - name: Nginx has read the site
   homelab.llamacpp.unit_service:

@@ -97,8 +97,14 @@ def test_models_lie_on_both_stand_ins_for_gpus(host: Any, router: Router) -> Non
 
 def test_a_model_was_looked_at_since_the_start(host: Any) -> None:
     """The play's own proof; the test above is another one, by the memory of the cards."""
-    proof = host.file("/run/llama-router/offloaded")
+    proof = host.file("/run/homelab-llamacpp/llama-router.service.offloaded")
     assert (proof.exists, proof.user) == (True, "root")
+
+
+def test_nothing_delays_the_next_start(host: Any) -> None:
+    """Debian enables at a guest's first start what waits for a network that systemd-networkd does not configure."""
+    assert host.file("/etc/systemd/system-preset/00-pve.preset").contains("disable systemd-networkd.service")
+    assert host.run("systemctl is-enabled systemd-networkd-wait-online").stdout.strip() == "disabled"
 
 
 def test_models_have_a_volume_of_their_own(host: Any) -> None:

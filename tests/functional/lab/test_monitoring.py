@@ -89,7 +89,7 @@ def test_a_group_that_is_added_is_taken_up(guest: Guest) -> None:
     groups = f"grep ^Groups: /proc/$(systemctl show {EXPORTER} --property MainPID --value)/status"
     video = guest.run("getent group video | cut -d: -f3")
     assert video not in guest.run(groups).split()
-    assert changed(guest.role(llama_monitoring_groups=["video"])) == 2  # the unit, and its restart
+    assert changed(guest.role(llama_monitoring_groups=["video", "render"])) == 2  # the unit, and its restart
     assert video in guest.run(groups).split()
     guest.role()
 

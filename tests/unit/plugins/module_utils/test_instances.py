@@ -70,8 +70,8 @@ class Machine:
     def start(self, name: str) -> None:
         files = [self.config / f"{name}.env", self.config / f"{name}.keys"]
         lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}\n" for file in files]
-        (self.run_dir / name).mkdir(parents=True, exist_ok=True)
-        (self.run_dir / name / "applied").write_text("".join(lines))
+        self.run_dir.mkdir(exist_ok=True)
+        (self.run_dir / f"llama-instance@{name}.service.applied").write_text("".join(lines))
         keys = [] if self.open else files[1].read_text().split()
         port = next(line for line in files[0].read_text().splitlines() if line.startswith("PORT="))
 

@@ -5,10 +5,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils._removal import RemovalError, empty, found, remove
+from ansible_collections.homelab.llamacpp.plugins.module_utils._removal import (
+    RemovalError,
+    empty,
+    found,
+    remove,
+    running_as,
+)
 
 
 @pytest.fixture
@@ -54,3 +62,37 @@ def test_folders_that_would_be_empty(made: Path) -> None:
 def test_paths_that_nobody_means(path: str) -> None:
     with pytest.raises(RemovalError, match="below the first level"):
         found([path])
+
+
+def test_a_folder_that_is_exchanged_meanwhile_leads_nowhere(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner still runs, and has put a link in its place when the first file goes."""
+    folder, victim = made / "a/cache", made / "victim"
+    for place in (folder, victim):
+        place.mkdir()
+        for name in ("one", "two", "three"):
+            (place / name).write_text(name)
+    unlink = os.unlink
+
+    def exchanged(*args: Any, **options: Any) -> None:
+        if not folder.is_symlink():
+            folder.rename(made / "moved")
+            folder.symlink_to(victim)
+        unlink(*args, **options)
+
+    monkeypatch.setattr(os, "unlink", exchanged)
+    with pytest.raises(OSError, match=r"Not a directory|No such file|symbolic link"):
+        remove(str(folder))
+    assert sorted(os.listdir(victim)) == ["one", "three", "two"]
+
+
+def test_processes_of_a_user_are_named() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, who starts a process of another user's")
+    with subprocess.Popen(["setpriv", "--reuid", "64999", "--clear-groups", "sleep", "600"]) as process:
+        try:
+            while not (left := running_as(64999)):
+                assert process.poll() is None
+            assert left == [f"{process.pid} (sleep)"] or left == [f"{process.pid} (setpriv)"]
+        finally:
+            process.kill()
+    assert running_as(64999) == []

@@ -52,8 +52,42 @@ def test_a_record_that_is_none(tmp_path: Path) -> None:
     assert _router_files.read_applied(str(secret)) == {"/file": "a" * 64}
     link = tmp_path / "applied"
     link.symlink_to(secret)
-    with pytest.raises(RouterError, match="was wanted readable"):
+    with pytest.raises(RouterError, match="expected a readable record"):
         _router_files.read_applied(str(link))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755])
+def test_a_record_that_another_user_could_write_is_not_believed(tmp_path: Path, mode: int) -> None:
+    """Its directory is the service's, or everybody's: root neither compares the record nor writes there."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record, victim = folder / "applied", tmp_path / "victim"
+    record.write_text(f"{'a' * 64}  /file\n")
+    assert _router_files.read_applied(str(record)) == {"/file": "a" * 64}
+    victim.write_text("root's")
+    (folder / "pending.json").symlink_to(victim)
+    folder.chmod(mode)
+    os.chown(folder, 65534 if mode == 0o755 else 0, -1)
+    assert _router_files.read_applied(str(record)) is None
+    for write in (
+        lambda: _router_files.amend_applied(str(record), {"/file": "b" * 64}),
+        lambda: _router_files.write_pending(str(folder / "pending.json"), ["a"]),
+        lambda: _router_files.read_pending(str(folder / "pending.json")),
+    ):
+        with pytest.raises(RouterError, match=r"make it root's, with mode 0755"):
+            write()
+    with pytest.raises(OSError, match="make it root's"):
+        _router_files.write_pending(str(folder / "pending.json"), [])
+    assert (victim.read_text(), record.read_text()) == ("root's", f"{'a' * 64}  /file\n")
+
+
+def test_a_fifo_in_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
+    fifo = tmp_path / "conf"
+    os.mkfifo(fifo)
+    with pytest.raises(RouterError, match="expected a regular file"):
+        _router_files.digests([str(fifo)])
+    with pytest.raises(RouterError, match="expected a regular file"):
+        _router_files.read_applied(str(fifo))
 
 
 def test_pending(tmp_path: Path) -> None:

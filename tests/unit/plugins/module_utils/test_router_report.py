@@ -24,6 +24,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places, of_unit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import (
+    delays_of,
     disk_of,
     error_of,
     errors_in,
@@ -404,3 +405,54 @@ def test_a_url_need_not_name_its_port(url: str, port: int, shown: tuple[str, ...
 @pytest.mark.parametrize("answer", [(0, "ExecStart=\n", ""), (127, "", "")])
 def test_without_a_unit_the_defaults_are_asked(answer: tuple[int, str, str]) -> None:
     assert of_unit(lambda _argv: answer, "u") == Places("u")
+
+
+# --- what delays the start ----------------------------------------------------------------------------------------
+
+ONLINE = "Id=systemd-networkd-wait-online.service\nActiveState={}\n"
+TIMES = "ExecMainStartTimestampMonotonic={}\nExecMainExitTimestampMonotonic={}\n"
+
+
+def systemctl(wanted: str, blocks: str) -> Any:
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        shown = f"WantedBy={wanted}\nRequiredBy=\n" if argv[2] == "network-online.target" else blocks
+        return 0, shown, ""
+
+    return run
+
+
+def test_a_unit_that_delayed_the_start_is_named() -> None:
+    waited = ONLINE.format("failed") + TIMES.format(2_000_000, 122_400_000)
+    quick = waited.replace("systemd-networkd", "NetworkManager").replace("122", "3")
+    delays = delays_of(systemctl("b.service multi-user.target a.service", f"{waited}\n{quick}"))
+    assert delays == [
+        {"name": "systemd-networkd-wait-online.service", "seconds": 120, "for": ["a.service", "b.service"]}
+    ]
+    found = made(model(), unit={**UNIT, "delays": delays})
+    assert (found["verdict"], found["reasons"]) == (
+        "degraded",
+        [
+            "systemd-networkd-wait-online.service delayed the guest's start by 120 s, for a.service, b.service:"
+            " systemctl disable systemd-networkd-wait-online.service"
+        ],
+    )
+
+
+def test_a_unit_that_delays_it_now_is_named_beside_the_reason() -> None:
+    waits = ONLINE.format("activating") + TIMES.format(1, 0)
+    delays = delays_of(systemctl("llama-router.service", waits))
+    assert delays[0]["seconds"] == round(time.monotonic())
+    found = made(model(), unit={**UNIT, "state": "inactive", "sub": "dead", "delays": delays})
+    assert found["verdict"] == "down"
+    assert "is inactive" in found["reasons"][0]
+    assert "for llama-router.service" in found["reasons"][1]
+
+
+@pytest.mark.parametrize("wanted", ["", "multi-user.target"])
+def test_what_nothing_waits_for_delays_nothing(wanted: str) -> None:
+    assert delays_of(systemctl(wanted, ONLINE.format("failed") + TIMES.format(1, 200_000_000))) == []
+
+
+@pytest.mark.parametrize("answer", [(127, "", ""), (0, "", ""), (1, "", "Failed to connect to bus")])
+def test_without_systemd_nothing_delays(answer: tuple[int, str, str]) -> None:
+    assert delays_of(lambda _argv: answer) == []

@@ -14,6 +14,15 @@ from .process import run
 
 LOCAL_CERTIFICATES = Path("usr/local/share/ca-certificates")
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
+# As Proxmox VE writes it for a guest with ifupdown.
+PRESET = """\
+# Added by PVE at create-time for first-boot configuration.
+enable container-getty@.service
+disable getty@.service
+disable sys-kernel-config.mount
+disable sys-kernel-debug.mount
+disable systemd-networkd.service
+"""
 DAILY = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer")
 
 
@@ -41,6 +50,7 @@ async def prepare(root: Path, password: str | None, keys: str | None) -> None:
         link = root / "etc/systemd/system" / timer
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
+    first_boot(root)
     if password:
         await run("chpasswd", "--root", str(root), input=f"root:{password}\n")
     if keys:
@@ -56,6 +66,20 @@ async def prepare(root: Path, password: str | None, keys: str | None) -> None:
             for file in more:
                 shutil.copy(file, root / LOCAL_CERTIFICATES)
                 bundle.write(file.read_text())
+
+
+def first_boot(root: Path) -> None:
+    """Let the guest's systemd take its next start for the first one, in which it enables what presets do not disable.
+
+    Debian's enable systemd-networkd-wait-online.service, which has nothing to wait for, and waits two minutes for it.
+    """
+    for name in ("etc/machine-id", "var/lib/dbus/machine-id"):
+        file = root / name
+        if not file.is_symlink():
+            file.unlink(missing_ok=True)
+    folder = root / "etc/systemd/system-preset"
+    folder.mkdir(exist_ok=True)
+    (folder / "00-pve.preset").write_text(PRESET)
 
 
 def configure(root: Path, config: dict[str, Any]) -> None:

@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.llamacpp.plugins.filter.unit_record import unit_record
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files, _unit_record
+
+
+def start(folder: Path, *args: object, credential: bool = False) -> Path:
+    """What systemd runs at the start of x.service."""
+    script = _unit_record.script(credential, str(folder))
+    subprocess.run(["/bin/sh", "-c", script, "record", "x.service", *map(str, args)], check=False)
+    return folder / "x.service.applied"
+
+
+def test_record_is_roots_and_names_each_file(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("conf", "with a  blank", "100%$x'\"")]
+    for file in files:
+        file.write_text(file.name)
+    os.umask(0o077)
+    record = start(tmp_path / "run", *files, tmp_path / "missing")
+    assert _router_files.read_applied(str(record)) == _router_files.digests(map(str, files))
+    assert (record.parent.stat().st_mode & 0o777, record.stat().st_mode & 0o777) == (0o755, 0o644)
+    assert [path.name for path in record.parent.iterdir()] == ["x.service.applied"]
+
+
+def test_copy_of_a_credential_is_recorded_as_its_file(tmp_path: Path) -> None:
+    copy, file = tmp_path / "copy", tmp_path / "file"
+    copy.write_text("what the process has")
+    file.write_text("more")
+    keys = "/etc/a|b&c/api-keys"
+    record = start(tmp_path / "run", copy, keys, file, credential=True)
+    digests = _router_files.digests([str(copy), str(file)])
+    assert _router_files.read_applied(str(record)) == {keys: digests[str(copy)], str(file): digests[str(file)]}
+
+
+def test_notes_of_the_process_before_go(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("x.service.offloaded", "x.service.applied", "xx.service.offloaded"):
+        (folder / name).touch()
+    start(folder, tmp_path / "missing")
+    assert sorted(path.name for path in folder.iterdir()) == ["x.service.applied", "xx.service.offloaded"]
+    assert _router_files.read_applied(str(folder / "x.service.applied")) == {}
+
+
+def test_line_keeps_the_words_whole() -> None:
+    line = unit_record(["/etc/a b", "/etc/100%$x"], credential="/etc/router/api-keys")
+    assert line.startswith("ExecStartPre=-+/bin/sh -c ")
+    # systemd's own quoting, as far as these words go.
+    words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.partition("=")[2])]
+    assert words[2] == _unit_record.script(True)
+    assert words[3:] == ["record", "%n", "%d/api-keys", "/etc/router/api-keys", "/etc/a b", "/etc/100%$x"]
+    assert "%d" not in unit_record(["/etc/a"])
+
+
+@pytest.mark.parametrize("paths", ["/etc/a", [None], ["relative"], None, {"/a": 1}])
+def test_other_than_paths_is_refused(paths: object) -> None:
+    with pytest.raises(AnsibleFilterError, match="expected absolute paths"):
+        unit_record(paths)
+    with pytest.raises(AnsibleFilterError, match="expected absolute paths"):
+        unit_record(["/etc/a"], credential="relative")
