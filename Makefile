@@ -175,10 +175,10 @@ test-monitoring: venv lab ## Ten minutes of load beside the real Prometheus, and
 
 .PHONY: fuzz-minute
 fuzz-minute: venv ## A minute of it, which begins alike in every run
-	$(RUN) tests/fuzz/run 60 -seed=1
+	$(RUN) tests/fuzz/run 60 all -seed=1
 
 .PHONY: fuzz
-fuzz: venv ## Ten minutes of coverage-guided fuzzing of the header reader
+fuzz: venv ## Ten minutes of coverage-guided fuzzing of what reads foreign data: files, names, records, answers
 	$(RUN) tests/fuzz/run
 
 .PHONY: bench-preset

@@ -26,8 +26,11 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     Client,
     FetchError,
     PassingError,
+    lost,
+    number,
     shown,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
 
 BLOCK = 256 << 10  # bytes, the most that is taken from a connection at once
@@ -72,9 +75,8 @@ class Wanted(NamedTuple):
 
 def total_size(response: Any) -> int | None:
     """The whole file's bytes, by the answer to a request for some of them."""
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range") or "")
-    length = match[1] if match else response.headers.get("Content-Length")
-    return int(length) if length and length.isdigit() else None
+    match = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]+)", response.headers.get("Content-Range") or "")
+    return number(match[1] if match else response.headers.get("Content-Length"))
 
 
 def look(client: Client, url: str) -> Any:
@@ -84,8 +86,8 @@ def look(client: Client, url: str) -> Any:
             check_beginning(response.read(BEGINNING))
         except GGUFError as error:
             raise FetchError(f"{shown(url)}: {error}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise PassingError(f"{shown(url)}: the connection was lost ({error})") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise lost(url, error) from None
     return response
 
 
@@ -127,7 +129,8 @@ class _Source:
 
     def _same_version(self, response: Any) -> None:
         """Refuse a file that is not the one that was begun, by its size, and its ETag where the same host gave one."""
-        host, etag, size = urlsplit(response.url).hostname, response.headers.get("ETag"), total_size(response)
+        host, size = urlsplit(response.url).hostname, total_size(response)
+        etag = printable(response.headers.get("ETag") or "")
         was = self.part.version
         now = f"{host} {etag}" if etag else was
         if size == self.part.size and now.split(" ")[0] != was.split(" ")[0]:
@@ -255,8 +258,8 @@ class Download:
                 raise _Stopped
             try:
                 block = response.read1(min(count, self._limit.block()))
-            except (OSError, http.client.HTTPException) as error:
-                raise PassingError(f"{shown(response.url)}: the connection was lost ({error})") from None
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise lost(response.url, error) from None
             if not block:
                 raise PassingError(f"{shown(response.url)}: the connection ended {count} bytes early")
             try:

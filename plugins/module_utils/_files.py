@@ -17,7 +17,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 LARGEST = 16 << 20  # bytes of a file that is read at once
 LOCK_SECONDS = 60.0
@@ -124,12 +124,22 @@ def folder_of(path: str, create_mode: int | None = None) -> Iterator[tuple[int, 
         os.close(folder)
 
 
-def open_regular(path: str, flags: int = os.O_RDONLY, dir_fd: int | None = None) -> int:
-    """Open a regular file. Follows no link in its last component and does not wait for the other end of a FIFO."""
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=dir_fd)
+def open_regular(path: str, flags: int = os.O_RDONLY, dir_fd: int | None = None, mode: int = 0o666) -> int:
+    """Open a regular file. Follows no link in its last component and does not wait for the other end of a FIFO.
+
+    `mode`: of a file that O_CREAT makes.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, mode, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "expected a regular file, found a link; symbolic links are not followed, remove it"
+        elif error.errno in (errno.ENXIO, errno.EISDIR):
+            error.strerror = "expected a regular file, found a FIFO, a socket or a directory; remove it"
+        raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "expected a regular file, found something else", path)
+        raise OSError(errno.EINVAL, "expected a regular file, found something else; remove it", path)
     return handle
 
 
@@ -178,29 +188,52 @@ def replace(
 
 
 @contextlib.contextmanager
-def locked(path: str, seconds: float = LOCK_SECONDS, create_mode: int | None = None) -> Iterator[None]:
+def locked(
+    path: str, seconds: float = LOCK_SECONDS, create_mode: int | None = None, keep: bool = True,
+    progress: Callable[[], object] = lambda: None,
+) -> Iterator[None]:  # fmt: skip
     """Hold a lock against other runs. Its file has mode 0600, as whoever can open a file can lock it.
 
-    Raises TimeoutError after `seconds`, UntrustedPath and other OSError.
+    `keep`: whether the file stays. `progress` is called while another run has the lock; whenever its result changes,
+    the time begins anew. Raises TimeoutError after `seconds`, UntrustedPath and other OSError.
     """
     with folder_of(path, create_mode) as (folder, name):
-        handle = os.open(
-            name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
-        )
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "expected a regular file, found something else", path)
-        os.fchmod(handle, 0o600)
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    reason = f"another run has held it for {seconds:g} seconds; wait for that run or end it"
-                    raise TimeoutError(errno.ETIMEDOUT, reason, path) from None
-                time.sleep(_LOCK_INTERVAL)
-        yield
-    finally:
+        handle = _lock(folder, name, path, seconds, progress)
+        try:
+            yield
+        finally:
+            if not keep:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=folder)
+            os.close(handle)
+
+
+def _lock(folder: int, name: str, path: str, seconds: float, progress: Callable[[], object]) -> int:
+    """The locked file. One that its last holder has removed meanwhile is opened anew."""
+    deadline, seen = time.monotonic() + seconds, None
+    while True:
+        try:
+            handle = open_regular(name, os.O_RDWR | os.O_CREAT, folder, 0o600)
+        except OSError as error:
+            error.filename = path
+            raise
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fchmod(handle, 0o600)
+            if os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return handle
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            found = progress()
+            if found != seen:
+                deadline, seen = time.monotonic() + seconds, found
+            if time.monotonic() >= deadline:
+                reason = f"another run has held it for {seconds:g} seconds; wait for that run or end it"
+                os.close(handle)
+                raise TimeoutError(errno.ETIMEDOUT, reason, path) from None
+            time.sleep(_LOCK_INTERVAL)
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)

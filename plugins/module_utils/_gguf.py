@@ -19,6 +19,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, Union
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+
 # ggml's tensor types: number, name, elements of a block, bytes of a block. These are the answers of ggml_type_name,
 # ggml_blck_size and ggml_type_size in libggml-base 0.27.0 (llama.cpp build 11669), for all numbers below its
 # GGML_TYPE_COUNT of 43; the ones left out are types that ggml has removed.
@@ -224,7 +226,7 @@ class _Reader:
         return count
 
     def value(self, key: str) -> Value:
-        what = f"the value of {key!r}"
+        what = f"the value of {printable(key)!r}"
         kind = self.number(U32, what)
         if kind == STRING:
             return self.text(what)
@@ -253,7 +255,7 @@ class _Reader:
 
     def tensor(self, number: int, expected: int) -> Tensor:
         name = self.text(f"the name of tensor {number}")
-        what = f"the tensor {name!r}"
+        what = f"the tensor {printable(name)!r}"
         dimensions = self.number(U32, what)
         if dimensions > MAX_DIMENSIONS:
             raise GGUFError(f"its header is damaged: {what} has {dimensions} dimensions, {MAX_DIMENSIONS} is the most")
@@ -311,17 +313,19 @@ def _header(reader: _Reader, file_size: int) -> Header:
     for number in range(key_count):
         key = reader.text(f"the name of key {number}")
         if key in metadata:
-            raise GGUFError(f"its header is damaged: it has the key {key!r} twice")
+            raise GGUFError(f"its header is damaged: it has the key {printable(key)!r} twice")
         metadata[key] = reader.value(key)
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= CHUNK or alignment & (alignment - 1):
-        raise GGUFError(f"its header is damaged: general.alignment must be a power of two, found: {alignment!r}")
+        raise GGUFError(
+            f"its header is damaged: general.alignment must be a power of two, found: {printable(repr(alignment))}"
+        )
     tensors: dict[str, Tensor] = {}
     end = 0
     for number in range(tensor_count):
         tensor = reader.tensor(number, pad(end, alignment))
         if tensor.name in tensors:
-            raise GGUFError(f"its header is damaged: it has the tensor {tensor.name!r} twice")
+            raise GGUFError(f"its header is damaged: it has the tensor {printable(tensor.name)!r} twice")
         tensors[tensor.name] = tensor
         end = tensor.offset + tensor.size
     data_offset = pad(reader.position, alignment)
@@ -400,7 +404,9 @@ def read_model(
             )
         twice = next((tensor.name for tensor in one.tensors if tensor.name in tensors), None)
         if twice:
-            raise GGUFError(f"{shard}: it has the tensor {twice!r}, which another shard has: they are not of one model")
+            raise GGUFError(
+                f"{shard}: it has the tensor {printable(twice)!r}, which another shard has: they are not of one model"
+            )
         tensors.update((tensor.name, tensor) for tensor in one.tensors)
     wanted = _split(headers[0], "tensors.count", len(tensors))
     if not missing and len(tensors) != wanted:

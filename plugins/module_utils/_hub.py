@@ -7,12 +7,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError, patiently
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
+    Client,
+    FetchError,
+    origin,
+    patiently,
+    shown,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, below, component
 from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import amount
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,7 +27,10 @@ SHARD = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
 # The last part of a name: a type with a number in it, after what some makers put before it.
 QUANT = re.compile(r"(?:^|[-._])(?P<quant>(?:UD-|i1-)?(?:[A-Z]*Q|BF|F|FP|MXFP|NVFP)[0-9][A-Z0-9_]*)$", re.IGNORECASE)
 MAKERS = re.compile(r"^(?:UD|i1)-", re.IGNORECASE)
+SHA256 = re.compile(r"[0-9a-f]{64}")
 METADATA_RETRIES = 3
+MAX_PAGES = 200  # of a list of files; the hub's have up to 1000 files each
+MAX_FOLDERS = 32  # components of a file's path in a repository
 
 
 class RepoFile(NamedTuple):
@@ -38,7 +48,7 @@ class Repository(NamedTuple):
     endpoint: str
 
     def url(self, file: RepoFile) -> str:
-        return f"{self.endpoint}/{self.name}/resolve/{self.commit}/{quote(file.path)}"
+        return f"{self.endpoint}/{self.name}/resolve/{quote(self.commit, safe='')}/{quote(file.path)}"
 
 
 def look(client: Client, endpoint: str, name: str, revision: str) -> Repository:
@@ -51,27 +61,48 @@ def look(client: Client, endpoint: str, name: str, revision: str) -> Repository:
         found, _headers = patiently(
             lambda: client.json(f"{base}/revision/{quote(revision, safe='')}"), METADATA_RETRIES
         )
-        commit = found["sha"]
+        commit = component(found["sha"], "a commit")
         files: list[RepoFile] = []
-        url: str | None = f"{base}/tree/{commit}?recursive=true"
-        while url:
+        url = f"{base}/tree/{quote(commit, safe='')}?recursive=true"
+        for _page in range(MAX_PAGES):
             this = url
             entries, headers = patiently(lambda: client.json(this), METADATA_RETRIES)  # noqa: B023  (called at once)
-            for entry in entries:
-                if entry["type"] == "file":
-                    lfs = entry.get("lfs") or {}
-                    files.append(RepoFile(entry["path"], lfs.get("size", entry["size"]), lfs.get("oid", "").lower()))
-            url = _next_page(this, headers.get("Link"))
+            files += [_file(entry) for entry in entries if entry["type"] == "file" and entry["path"].endswith(".gguf")]
+            following = _next_page(this, headers.get("Link"))
+            if following is None:
+                break
+            url = following
+        else:
+            raise FetchError(f"{endpoint}: the list of files of {name} has more than {MAX_PAGES} pages; is it a hub?")
     except FetchError as error:
         raise _explained(error, name, revision, endpoint) from None
-    except (KeyError, TypeError, AttributeError):
+    except BadName as error:
+        raise FetchError(f"{endpoint}: the repository {name}: {error}; take another repository") from None
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise FetchError(f"{endpoint} answers about {name} in a form that is not the hub's; is it a hub?") from None
     return Repository(name, commit, files, endpoint)
 
 
+def _file(entry: Mapping[str, Any]) -> RepoFile:
+    """One file of a list. Raises BadName, KeyError, TypeError and ValueError for what is none."""
+    lfs = entry.get("lfs") or {}
+    size, sha256 = lfs.get("size", entry["size"]), lfs.get("oid", "").lower()
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ValueError(size)
+    if sha256 and not SHA256.fullmatch(sha256):
+        raise ValueError(sha256)
+    return RepoFile(below(entry["path"], "a file's path in the repository", MAX_FOLDERS), size, sha256)
+
+
 def _next_page(url: str, link: str | None) -> str | None:
+    """The address of a list's next page, which has to be on the same server."""
     match = re.search(r'<([^>]+)>;\s*rel="next"', link or "")
-    return urljoin(url, match[1]) if match else None
+    if not match:
+        return None
+    following: str = urljoin(url, match[1])
+    if origin(following) != origin(url):
+        raise FetchError(f"{shown(url)}: the next page was expected on the same server, it is at {shown(following)}")
+    return following
 
 
 def _explained(error: FetchError, name: str, revision: str, endpoint: str) -> FetchError:

@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _gguf
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import FetchError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import RepoFile, choose
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import below, component
 
 
 class Found(NamedTuple):
@@ -72,11 +73,12 @@ def cached(source: Mapping[str, Any], role: str) -> list[Found]:
     owner, name = source["repo"].split("/")
     base = os.path.join(source["cache"], f"models--{owner}--{name}")
     flat = f"{owner}_{name}_"  # as llama.cpp did before it took over the hub's layout
+    revision = below(source["revision"], "a revision", deepest=8)
     try:
-        with open(os.path.join(base, "refs", source["revision"]), encoding="ascii") as file:
-            commit = file.read().strip()
+        said = _files.read(os.path.join(base, "refs", revision), most=4096).decode("ascii", "replace").strip()
+        commit = component(said, "a commit in the cache's refs")
     except OSError:
-        commit = source["revision"]
+        commit = revision
     snapshot = os.path.join(base, "snapshots", commit)
     paths = {
         os.path.relpath(os.path.join(folder, file), snapshot): os.path.join(folder, file)

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf, _part
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _gguf, _model_record, _part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Limit, Wanted
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_local import loaded_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_record import Entry
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Item, Resolved
-from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import PART, Entry, Store, sha256_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import PART, Store, sha256_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
-from ansible_collections.homelab.llamacpp.plugins.module_utils._staged import Copied, Linked, Moved
+from ansible_collections.homelab.llamacpp.plugins.module_utils._staged import Copied, HardLinked, Linked, Moved
 
-Staged = Union[Part, Linked, Copied, Moved]
+Staged = Union[Part, Linked, HardLinked, Copied, Moved]
 
 
 class Step(NamedTuple):
@@ -46,7 +46,8 @@ class Settings(NamedTuple):
     retries: int
     mode: int  # of new files
     attributes: Callable[[str], bool]  # gives a path its owner, group and mode; says whether that changed it
-    waits: Callable[[str], None]  # is told the path that another run has
+    waits: Callable[[str], None]  # is told the name of a model that another run has
+    unreadable: Callable[[os.stat_result], str]  # what keeps the file's readers from a file as it is, empty for nothing
 
 
 class Placer:
@@ -62,6 +63,7 @@ class Placer:
         """What there is to do for a model. Raises FetchError for files that are in the way and are not ours."""
         recorded = self._store.record.get(name, {"files": {}})["files"]
         steps = [self._step(item, recorded.get(item.place)) for item in resolved.items]
+        self._check_hard_links(steps)
         places = {item.place for item in resolved.items}
         foreign = [
             place
@@ -87,7 +89,7 @@ class Placer:
             return Step(item, "keep")
         twin = self._store.twin(item.sha256, item.place) if item.sha256 else None
         if twin:
-            return Step(item, "twin", twin)
+            return Step(item, "twin", twin[0])
         return Step(item, item.method or "fetch")
 
     def _links_there(self, item: Item) -> bool:
@@ -106,42 +108,48 @@ class Placer:
     def sum_of(self, path: str) -> str:
         """The SHA-256 of a file, read once as long as it stays as it is."""
         status = os.stat(path)
-        key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if key not in self._sums:
             self._sums[key] = sha256_of(path)
         return self._sums[key]
 
+    def _check_hard_links(self, steps: Sequence[Step]) -> None:
+        """A hard link has the operator's own owner and mode, which stay: they have to suit the file's readers."""
+        for step in steps:
+            if step.how == "hardlink":
+                source = os.path.realpath(step.item.path)
+                reason = self._settings.unreadable(os.stat(source))
+                if reason:
+                    raise FetchError(
+                        f"{source}: method hardlink keeps a file's owner and mode, and {reason}; run chmod a+r on it,"
+                        " or take method copy"
+                    )
+
     def place(self, name: str, identity: str, resolved: Resolved, report: Callable[[int], None]) -> None:
         """Do it, and record it. Raises FetchError and GGUFError; the model is then as it was."""
-        steps = self.steps(name, resolved)
-        for step in steps:
-            self._make_folders(step.item.place)
-        staged: dict[str, Staged] = {}
-        try:
-            for step in steps:
-                if step.how == "fetch":
-                    staged[step.item.place] = self._part(step.item)
-            # Now that no other run can have them any more: has one just finished with them?
-            self._store.read()
+        with self._store.alone(name, self._settings.waits):
+            # Now that no other run has the model: one may just have finished with it.
             steps = self.steps(name, resolved)
             for step in steps:
-                part = staged.get(step.item.place)
-                if isinstance(part, Part) and step.how != "fetch":
-                    part.remove()
-                    staged.pop(step.item.place).close()
-            self._fetch([step.item for step in steps if step.how == "fetch"], staged, report)
-            for step in steps:
-                if step.how not in ("keep", "fetch"):
-                    staged[step.item.place] = self._stage(step, report)
-            self._check(resolved, staged)
-            self._put(name, identity, resolved, staged)
-        finally:
-            for one in staged.values():
-                one.close()
+                self._make_folders(step.item.place)
+            staged: dict[str, Staged] = {}
+            try:
+                for step in steps:
+                    if step.how == "fetch":
+                        staged[step.item.place] = self._part(step.item)
+                self._fetch([step.item for step in steps if step.how == "fetch"], staged, report)
+                for step in steps:
+                    if step.how not in ("keep", "fetch"):
+                        staged[step.item.place] = self._stage(step, report)
+                self._check(resolved, staged)
+                self._put(name, identity, resolved, steps, staged)
+            finally:
+                for one in staged.values():
+                    one.close()
 
     def _part(self, item: Item) -> Part:
         path = self._store.path(item.place) + PART
-        return Part(path, item.size, item.sha256, self._settings.mode, self._settings.waits)
+        return Part(path, item.size, item.sha256, self._settings.mode)
 
     def _fetch(self, items: Sequence[Item], staged: Mapping[str, Staged], report: Callable[[int], None]) -> None:
         wanted = []
@@ -161,13 +169,13 @@ class Placer:
     def _stage(self, step: Step, report: Callable[[int], None]) -> Staged:
         item, target = step.item, self._store.path(step.item.place)
         if step.how == "twin":
-            return Linked(self._store.path(step.twin), target, symbolic=False, sha256=item.sha256)
+            return self._twin(step, target)
         if step.how == "link":
-            return Linked(item.path, target, symbolic=True)
+            return Linked(item.path, target)
         if step.how == "hardlink":
             return self._hard_link(item, target)
         kind = Copied if step.how == "copy" else Moved
-        one = kind(item.path, target, self._settings.mode, report, self._settings.waits)
+        one = kind(item.path, target, self._settings.mode, report)
         if item.sha256 not in ("", one.sha256):
             one.close()
             raise FetchError(
@@ -175,20 +183,40 @@ class Placer:
             )
         return one
 
-    def _hard_link(self, item: Item, target: str) -> Linked:
+    def _twin(self, step: Step, target: str) -> HardLinked:
+        """Another model's file, which another run may take away or replace meanwhile."""
+        found = self._store.twin(step.item.sha256, step.item.place)
+        with contextlib.suppress(FileNotFoundError):
+            if found:
+                one = HardLinked(self._store.path(found[0]), target, step.item.sha256)
+                status = one.status()
+                if (status.st_size, status.st_mtime_ns) == (found[1]["size"], found[1]["mtime_ns"]):
+                    return one
+                one.close()
+        raise FetchError(
+            f"{self._store.path(step.twin)} had the content of {step.item.place}, and another run has removed or"
+            " replaced it; run again"
+        )
+
+    def _hard_link(self, item: Item, target: str) -> HardLinked:
         source = os.path.realpath(item.path)  # not to another name of a symbolic link
-        checksum = self.sum_of(source)
-        if item.sha256 not in ("", checksum):
-            raise FetchError(
-                f"{source}: its SHA-256 was expected to be {item.sha256}, it is {checksum}; mend one of both"
-            )
         try:
-            return Linked(source, target, symbolic=False, sha256=checksum)
+            one = HardLinked(source, target)
         except OSError as error:
             raise FetchError(
-                f"{target} was wanted as a second name of {source}: {error.strerror}; take method copy or move, or"
+                f"{target} cannot be a second name of {source}: {error.strerror}; take method copy or move, or"
                 " bring both onto one file system"
             ) from None
+        try:
+            one.sha256 = self.sum_of(one.path)
+            if item.sha256 not in ("", one.sha256):
+                raise FetchError(
+                    f"{source}: its SHA-256 was expected to be {item.sha256}, it is {one.sha256}; mend one of both"
+                )
+        except BaseException:
+            one.close()
+            raise
+        return one
 
     def _check(self, resolved: Resolved, staged: Mapping[str, Staged]) -> None:
         """Every file is GGUF and reaches to its end, and shards are of one model, before any is put."""
@@ -210,15 +238,18 @@ class Placer:
                         f"{paths[name]}: the model must be whole, and the file ends early; look at its source"
                     )
 
-    def _put(self, name: str, identity: str, resolved: Resolved, staged: Mapping[str, Staged]) -> None:
+    def _put(
+        self, name: str, identity: str, resolved: Resolved, steps: Sequence[Step], staged: Mapping[str, Staged]
+    ) -> None:
         store = self._store
         before = set(store.of_model(name))
         recorded = store.record.get(name, {"files": {}})
         as_it_was = not staged and store.in_place(recorded)
+        shared = {step.item.place for step in steps if self._is_shared(step, recorded)}
         for item in resolved.items:
             target = store.path(item.place)
             if item.place in staged:
-                if item.method != "link":
+                if item.method != "link" and item.place not in shared:
                     self._settings.attributes(staged[item.place].path)
                 staged[item.place].put(target)
         store.remove(sorted(before - {item.place for item in resolved.items}))
@@ -228,21 +259,37 @@ class Placer:
                 known = staged[item.place].sha256 if item.place in staged else item.sha256
                 sums[item.place] = known or self.sum_of(store.path(item.place))
         # From when on a process that began before has other files, also those that a run put which was broken off here.
-        placed = recorded.get("placed", 0) if as_it_was else time.time()
-        store.write(name, {**store.entry_of(identity, resolved, sums), "placed": placed})
+        when = _model_record.now()
+        if as_it_was:
+            when = {"placed": 0, **{key: recorded[key] for key in when if key in recorded}}
+        store.write(name, {**store.entry_of(identity, resolved, sums, shared), **when})
         store.damaged.difference_update(item.place for item in resolved.items)
 
+    def _is_shared(self, step: Step, recorded: Entry) -> bool:
+        """Whether a file is one of the operator's own under another name, whose owner and mode are not ours."""
+        item = step.item
+        if step.how == "twin":
+            twin = self._store.twin(item.sha256, item.place)
+            return bool(twin and twin[1].get("shared"))
+        if step.how == "keep":
+            if recorded["files"].get(item.place, {}).get("shared"):
+                return True
+            with contextlib.suppress(OSError):
+                return item.method == "hardlink" and os.path.samefile(self._store.path(item.place), item.path)
+            return False
+        return step.how == "hardlink"
+
     def _make_folders(self, place: str) -> None:
-        """The folder of a model's files, in the place of a link to one."""
-        folder = ""
-        for part in os.path.dirname(place).split(os.sep):
-            folder = os.path.join(folder, part)
-            path = self._store.path(folder)
-            if part and os.path.islink(path):
+        """The folder of a model's files, in the place of a link to one. Raises UntrustedPath."""
+        parts = place.split("/")
+        for count in range(1, len(parts)):
+            path = self._store.path("/".join(parts[:count]))
+            if os.path.islink(path):
                 os.unlink(path)
-            if part and not os.path.isdir(path):
+            if not os.path.isdir(path):
                 os.mkdir(path, 0o755)
                 self._settings.attributes(path)
+            _files.check_folder(path)
 
 
 def files_of(store: Store, entry: Entry) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf
 from ansible_collections.homelab.llamacpp.plugins.module_utils._download import total_size
@@ -21,6 +21,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     FetchError,
     patiently,
     shown,
+    split,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import (
     METADATA_RETRIES,
@@ -32,9 +33,12 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import (
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_local import Found, at_path, cached, loaded_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, component, component_of_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._remote_gguf import read_header
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]*")
+LONGEST_NAME = 200  # characters; a part file's journal has a longer name
+DIGEST = re.compile(r"[0-9a-f]{64}")
 SHA256 = re.compile(r"(?:sha256:)?(?P<digest>[0-9a-fA-F]{64})")
 ROLES = ("model", "projector", "draft")
 
@@ -76,10 +80,10 @@ def check(models: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for model in models:
         name = model["name"]
-        if not NAME.fullmatch(name) or ".gguf" in name:
+        if not NAME.fullmatch(name) or ".gguf" in name or len(name) > LONGEST_NAME:
             problems.append(
-                "a name must be of letters, digits and . _ + @ -, begin with one of the first and be without .gguf;"
-                f" found: {name!r}"
+                "a name must be of letters, digits and . _ + @ -, begin with one of the first, be without .gguf and"
+                f" have at most {LONGEST_NAME} characters; found: {name!r}"
             )
         if model["state"] == "absent":
             continue
@@ -111,8 +115,8 @@ def _check_source(source: Mapping[str, Any], kinds: Sequence[str], role: str = "
         problems.append("has file and quant; one of them names the model")
     if kind == "repo" and not REPO.fullmatch(source["repo"]):
         problems.append(f"repo must be owner/name, found: {source['repo']!r}")
-    if kind == "url" and urlsplit(source["url"]).scheme not in ("http", "https"):
-        problems.append(f"url must begin with https:// or http://, found: {shown(source['url'])!r}")
+    if kind == "url":
+        problems += _check_url(source["url"])
     if kind == "path" and not os.path.isabs(source["path"]):
         problems.append(f"path must be absolute, found: {source['path']!r}")
     problems += [
@@ -121,6 +125,15 @@ def _check_source(source: Mapping[str, Any], kinds: Sequence[str], role: str = "
         if not SHA256.fullmatch(text)
     ]
     return problems
+
+
+def _check_url(url: str) -> list[str]:
+    try:
+        split(url)
+        component_of_url(url)
+    except (FetchError, BadName) as error:
+        return [f"url must begin with https:// or http:// and end in a file's name: {error}"]
+    return []
 
 
 class Resolver:
@@ -147,9 +160,11 @@ class Resolver:
             for role in ("projector", "draft"):
                 if model.get(role) is not None:
                     parts += [(role, file) for file in self._side(source, model[role], role)]
+            return Resolved(_placed(name, parts), commit)
         except FetchError as error:
             raise FetchError(f"{name}: {error}", error.status, error.code) from None
-        return Resolved(_placed(name, parts), commit)
+        except BadName as error:
+            raise FetchError(f"{name}: {error}; rename the file in its source") from None
 
     def _side(self, source: Mapping[str, Any], own: Mapping[str, Any], role: str) -> list[Found]:
         if any(own.get(kind) for kind in ("repo", "url", "path")):
@@ -204,9 +219,9 @@ class Resolver:
         for number, one in enumerate(_shard_urls(url)):
             size = patiently(lambda: self._size(one), METADATA_RETRIES)  # noqa: B023  (called at once)
             sha256 = sums[number] if number < len(sums) else self._client.named.get(one, "")
-            if not SHA256.fullmatch(sha256):
+            if not DIGEST.fullmatch(sha256):
                 raise FetchError(f"{shown(one)}: a checksum was wanted, and the server names none; give checksum")
-            found.append(Found(unquote(os.path.basename(urlsplit(one).path)), size, sha256, url=one))
+            found.append(Found(component_of_url(one), size, sha256, url=one))
         return found
 
     def _size(self, url: str) -> int:
@@ -247,20 +262,18 @@ def _placed(name: str, parts: Sequence[tuple[str, Found]]) -> list[Item]:
         return [Item(f"{name}.gguf", "model", *parts[0][1][1:])]
     items = []
     for role, file in parts:
-        place = file.name
+        place = component(file.name)
         if role == "projector" and not is_projector(place):
             place = f"mmproj-{place}"
         if role == "draft" and not is_draft(place):
             place = os.path.join("draft", place)
         if role == "model" and (is_projector(place) or is_draft(place)):
-            raise FetchError(
-                f"{name}: the router would not take {place} for a model, by its name; rename it in its source"
-            )
+            raise FetchError(f"the router would not take {place} for a model, by its name; rename it in its source")
         items.append(Item(os.path.join(name, place), role, *file[1:]))
     places = [item.place for item in items]
     for place in places:
         if places.count(place) > 1:
-            raise FetchError(f"{name}: two of its files would be {place}; name other files")
+            raise FetchError(f"two of its files would be {place}; name other files")
     return items
 
 

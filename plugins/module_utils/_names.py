@@ -60,7 +60,11 @@ def component_of_url(url: str, what: str = "a file name at the end of the URL") 
 
     `http://host/a/%2Fetc%2Fpasswd` is refused: its last component holds slashes.
     """
-    return component(unquote(urlsplit(url).path.rpartition("/")[2], errors="surrogateescape"), what)
+    try:
+        path = urlsplit(url).path
+    except ValueError as error:  # [ without ]
+        raise BadName(f"expected a URL, found {printable(url)!r} ({error})") from None
+    return component(unquote(path.rpartition("/")[2], errors="surrogateescape"), what)
 
 
 def printable(text: object, most: int = _SHOWN) -> str:

@@ -12,89 +12,122 @@ since the kernel still has it; after a crash of the machine, seen by its boot id
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
+import re
 import threading
-import time
-from collections.abc import Callable
+from typing import NamedTuple
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _json
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_record import boot
 
 LINE = "{:015d} {:015d}\n"
+_LINE = re.compile(r"([0-9]{15}) ([0-9]{15})")
 LINE_LENGTH = 32  # bytes; a line is written by one call, whole or not at all
 FORMAT = 1
 SMALLEST_PIECE, LARGEST_PIECE = 8 << 20, 64 << 20  # bytes
-LOCK_INTERVAL = 0.5  # seconds
 JOURNAL = ".journal"
-
-
-def _boot() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def arrived(path: str) -> int:
     """Bytes that a part file has already, as its journal says; 0 where there is none."""
-    found = _read(path + JOURNAL)
-    return sum(written for written, _synced in found[1]) if found and os.path.exists(path) else 0
+    journal = read_journal(path + JOURNAL)
+    return sum(written for written, _synced in journal.counts) if journal and os.path.exists(path) else 0
 
 
-def _read(path: str) -> tuple[dict[str, object], list[tuple[int, int]]] | None:
-    """The journal's heading and counts; None where there is none that can be read."""
+class Journal(NamedTuple):
+    """What a journal says, checked: one count of each piece of `piece` bytes."""
+
+    size: int
+    sha256: str
+    piece: int
+    version: str
+    boot: str
+    counts: list[tuple[int, int]]  # bytes written, and bytes that are on the disk
+
+
+def read_journal(path: str) -> Journal | None:
+    """None where there is none that can be read."""
     try:
-        with open(path, encoding="ascii") as file:
-            heading, *lines = file.read().splitlines()
-        counts = [(int(line[:15]), int(line[16:31])) for line in lines]
-        found = json.loads(heading)
-        return (found, counts) if isinstance(found, dict) and found.get("format") == FORMAT else None
-    except (OSError, ValueError):
+        return parse_journal(_files.read(path))
+    except OSError:
         return None
 
 
-def lock(path: str, mode: int, waits: Callable[[str], None]) -> int:
-    """Open a part file, made when it is not there, for this run alone. `waits` is told while another run has it."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waits(path)
-                time.sleep(LOCK_INTERVAL)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
-                return fd
-        os.close(fd)  # the run that had it has put it in its place: look again
+def parse_journal(data: bytes) -> Journal | None:
+    """None for what this collection would not have written."""
+    try:
+        heading, *lines = data.decode("ascii").splitlines()
+        found = _json.parse(heading)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            return None
+        size, piece = found["size"], found["piece"]
+        texts = [found[key] for key in ("sha256", "version", "boot")]
+        counts = [_counts(line) for line in lines]
+    except (ValueError, KeyError):
+        return None
+    whole = isinstance(size, int) and isinstance(piece, int) and size >= 0 and piece > 0
+    if not whole or not all(isinstance(text, str) for text in texts) or len(counts) != -(-size // piece):
+        return None
+    lengths = (min(piece, size - index * piece) for index in range(len(counts)))
+    if any(not synced <= written <= length for (written, synced), length in zip(counts, lengths)):
+        return None
+    return Journal(size, texts[0], piece, texts[1], texts[2], counts)
+
+
+def _counts(line: str) -> tuple[int, int]:
+    match = _LINE.fullmatch(line)
+    if not match:
+        raise ValueError(line)
+    return int(match[1]), int(match[2])
+
+
+def open_part(path: str, mode: int) -> int:
+    """Open a part file of this user, made when it is not there. What else has that name is removed.
+
+    A link, a FIFO, another user's file, and one with a second name were not made by a run of this module.
+    """
+    try:
+        handle = _files.open_regular(path, os.O_RDWR)
+    except FileNotFoundError:
+        return _create(path, mode)
+    except OSError:
+        os.unlink(path)
+        return _create(path, mode)
+    status = os.fstat(handle)
+    if status.st_uid == os.geteuid() and status.st_nlink == 1:
+        return handle
+    os.close(handle)
+    os.unlink(path)
+    return _create(path, mode)
+
+
+def _create(path: str, mode: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 class Part:
-    """One file that arrives, locked against other runs. Thread-safe as each piece has one writer."""
+    """One file that arrives; its model is locked against other runs. Thread-safe as each piece has one writer."""
 
-    def __init__(self, path: str, size: int, sha256: str, mode: int, waits: Callable[[str], None]) -> None:
-        """Open it and go on where it was. `waits` is told when another run has it, for as long as that is so."""
+    def __init__(self, path: str, size: int, sha256: str, mode: int) -> None:
+        """Open it and go on where it was."""
         self.path = path
         self.size = size
         self.sha256 = sha256
-        self._fd = lock(path, mode, waits)
+        self._fd = open_part(path, mode)
         self._lock = threading.Lock()  # of the journal, which a new beginning replaces
         self._journal = -1
         self._head = 0  # bytes of the journal's first line
-        heading = {"format": FORMAT, "size": size, "sha256": sha256, "piece": 0, "version": "", "boot": _boot()}
         # A journal may outlive its file, which is then new and has not got its size yet.
-        found = _read(path + JOURNAL) if os.fstat(self._fd).st_size == size else None
-        if found and all(found[0].get(key) == heading[key] for key in ("format", "size", "sha256")):
-            same_boot = found[0].get("boot") == heading["boot"] != ""
-            self.piece = int(str(found[0]["piece"]))
-            self.version = str(found[0]["version"])
-            self.written = [written if same_boot else synced for written, synced in found[1]]
-            self._synced = [synced for _written, synced in found[1]]
-        if not found or not hasattr(self, "piece") or len(self.written) != self._count():
-            self.begin(ranges=True)
-        else:
+        found = read_journal(path + JOURNAL) if os.fstat(self._fd).st_size == size else None
+        if found and (found.size, found.sha256) == (size, sha256):
+            same_boot = found.boot == boot() != ""
+            self.piece, self.version = found.piece, found.version
+            self.written = [written if same_boot else synced for written, synced in found.counts]
+            self._synced = [synced for _written, synced in found.counts]
             self._write_journal()
+        else:
+            self.begin(ranges=True)
         os.ftruncate(self._fd, size)
 
     def _count(self) -> int:
@@ -117,10 +150,12 @@ class Part:
             "piece": self.piece,
             "version": self.version,
         }
-        first = json.dumps({**heading, "boot": _boot()}) + "\n"
+        first = json.dumps({**heading, "boot": boot()}) + "\n"
         beside = f"{self.path}{JOURNAL}.new"
         with self._lock:
-            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            fd = _create(beside, 0o600)
             os.write(fd, (first + "".join(map(LINE.format, self.written, self._synced))).encode())
             os.replace(beside, self.path + JOURNAL)
             if self._journal >= 0:

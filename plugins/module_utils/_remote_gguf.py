@@ -15,6 +15,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     FetchError,
     PassingError,
     patiently,
+    read_some,
     shown,
 )
 
@@ -55,10 +56,7 @@ class _Remote(io.RawIOBase):
         with self._client.open(self._url, self._at, end) as response:
             if response.status != 206 and self._at:
                 raise FetchError(f"{shown(self._url)}: its header cannot be read alone, the server gives no ranges")
-            try:
-                data: bytes = response.read(end - self._at)
-            except OSError as error:
-                raise PassingError(f"{shown(self._url)}: the connection was lost ({error})") from None
+            data = read_some(response, self._url, end - self._at)
         if len(data) < end - self._at:
             raise PassingError(f"{shown(self._url)}: the connection ended early")
         return data

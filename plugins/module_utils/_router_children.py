@@ -50,4 +50,4 @@ def outdated(one: Process, models_dir: str) -> bool:
     """Whether files that it was started with have been replaced by the module model_file since."""
     store = Store(models_dir, None)
     inside = (os.path.relpath(word, models_dir) for word in one.words if word.startswith(models_dir.rstrip("/") + "/"))
-    return any(store.record.get(store.model_of(place), {}).get("placed", 0) > one.started for place in inside)
+    return any(store.placed(store.model_of(place)) > one.started for place in inside)

@@ -15,54 +15,86 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import FetchError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import open_source, sha256_of
 
 PART = ".part"
 BLOCK = 1 << 20  # bytes
 FICLONE = 0x40049409  # of linux/fs.h: share the blocks of another file
 
 Report = Callable[[int], None]
-Waits = Callable[[str], None]
 
 
 class Linked:
-    """A link to `path`: symbolic, or to the same content."""
+    """A symbolic link to `path`."""
 
-    def __init__(self, path: str, target: str, symbolic: bool, sha256: str = "") -> None:
+    sha256 = ""
+
+    def __init__(self, path: str, target: str) -> None:
         self.path = path
-        self.sha256 = sha256
-        self._beside = f"{target}.{os.getpid()}{PART}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._beside)
-        (os.symlink if symbolic else os.link)(path, self._beside)
+        self._beside = _free(target)
+        os.symlink(path, self._beside)
 
     def put(self, target: str) -> None:
         os.replace(self._beside, target)
 
     def close(self) -> None:
+        _remove(self._beside)
+
+
+class HardLinked:
+    """A second name of `source`, which is the content that was there when it was made."""
+
+    def __init__(self, source: str, target: str, sha256: str = "") -> None:
+        self.path = _free(target)
+        self.sha256 = sha256
+        os.link(source, self.path, follow_symlinks=False)
+        if not stat.S_ISREG(self.status().st_mode):
+            self.close()
+            raise FetchError(f"{source}: expected a regular file, found something else; look at it, then run again")
+
+    def status(self) -> os.stat_result:
+        return os.lstat(self.path)
+
+    def put(self, target: str) -> None:
+        os.replace(self.path, target)
+
+    def close(self) -> None:
         # Renaming one name of a file over another one of it does nothing, so that this may still be there.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._beside)
+        _remove(self.path)
+
+
+def _free(target: str) -> str:
+    """A name beside a target that nothing has."""
+    beside = f"{target}.{os.getpid()}{PART}"
+    _remove(beside)
+    return beside
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 class Copied:
     """A copy of `source`, that shares its blocks where the file system can."""
 
-    def __init__(self, source: str, target: str, mode: int, report: Report, waits: Waits) -> None:
+    def __init__(self, source: str, target: str, mode: int, report: Report) -> None:
         self.path = target + PART
-        self._out = _part.lock(self.path, mode, waits)
+        self._out = _part.open_part(self.path, mode)
         try:
-            with open(source, "rb") as file:
+            with os.fdopen(open_source(source), "rb") as file:
                 self.sha256 = self._copy(file.fileno(), report)
             os.fsync(self._out)
         except OSError as error:
             self.close()
             mend = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
             raise FetchError(
-                f"{self.path} was wanted as a copy of {source}: {error.strerror}; {mend}, then run again"
+                f"{self.path} cannot be made a copy of {source}: {error.strerror}; {mend}, then run again"
             ) from None
 
     def _copy(self, source: int, report: Report) -> str:
@@ -73,7 +105,7 @@ class Copied:
         except OSError:
             cloned = False
         digest, done = hashlib.sha256(), 0
-        for block in _blocks(source):
+        for block in _blocks(self._out if cloned else source):
             digest.update(block)
             view = memoryview(b"" if cloned else block)
             while view:
@@ -93,36 +125,41 @@ class Copied:
 
 
 class Moved:
-    """The source itself; on another file system a copy, and the source goes when that is in its place."""
+    """The source itself: a second name of it, or on another file system a copy. The source goes once that is put."""
 
-    def __init__(self, source: str, target: str, mode: int, report: Report, waits: Waits) -> None:
+    def __init__(self, source: str, target: str, mode: int, report: Report) -> None:
         self._source = source
-        self._copy: Copied | None = None
-        if os.stat(source).st_dev != os.stat(os.path.dirname(target)).st_dev:
-            self._copy = Copied(source, target, mode, report, waits)
-        self.path = self._copy.path if self._copy else source
-        self.sha256 = self._copy.sha256 if self._copy else _sha256(source, report)
+        self._new: Copied | HardLinked
+        try:
+            self._new = HardLinked(os.path.realpath(source), target)
+        except OSError:  # another file system, or one without hard links
+            self._new = Copied(source, target, mode, report)
+        self.path = self._new.path
+        if isinstance(self._new, HardLinked):
+            try:
+                self._new.sha256 = _sha256(self.path, report)
+            except BaseException:
+                self._new.close()
+                raise
+        self.sha256 = self._new.sha256
 
     def put(self, target: str) -> None:
-        if self._copy:
-            self._copy.put(target)
-            os.unlink(self._source)
-        else:
-            os.replace(self._source, target)
+        self._new.put(target)
+        _remove(self._source)
 
     def close(self) -> None:
-        if self._copy:
-            self._copy.close()
+        self._new.close()
 
 
 def _sha256(path: str, report: Report) -> str:
-    digest, done = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        for block in _blocks(file.fileno()):
-            digest.update(block)
-            done += len(block)
-            report(done)
-    return digest.hexdigest()
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(done)
+
+    return sha256_of(path, count)
 
 
 def _blocks(fd: int) -> Iterator[bytes]:

@@ -320,18 +320,23 @@ removed:
   returned: success
 """
 
+import contextlib
+import grp
 import os
+import stat
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.formatters import human_to_bytes
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._download import look
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import GGUFError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError, patiently
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError, patiently, split
 from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import METADATA_RETRIES
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_place import Placer, Settings, Step, files_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Resolved, Resolver, check, identity
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import Progress, amount
 
 SOURCE = {
@@ -373,6 +378,7 @@ OPTIONS = {
     "group": {"type": "str"},
     "mode": {"type": "raw", "default": "0644"},
 }
+LARGEST_TOKEN_FILE = 64 << 10  # bytes
 LONG_STEPS = ("fetch", "copy", "move", "hardlink")
 
 
@@ -395,6 +401,7 @@ class ModelFile:
     def run(self) -> None:
         self.check_options()
         self.store = Store(self.params["models_dir"], self.params["record"])
+        self.check_folders()
         self.verifying = Progress(self.store.recorded_size())
         self.verified = 0  # bytes
         try:
@@ -408,12 +415,15 @@ class ModelFile:
             self.resolver = Resolver(self.client, self.params["endpoint"])
             self.placer = Placer(self.store, self.client, self.settings())
             self.work()
-        except (FetchError, GGUFError) as error:
+        except (FetchError, GGUFError, BadName) as error:
             self.fail(str(error))
         except OSError as error:
-            self.fail(
-                f"{error.filename or self.params['models_dir']} was wanted readable and writable: {error.strerror}"
-            )
+            self.fail(self.said(error))
+
+    def said(self, error: OSError) -> str:
+        if isinstance(error, _files.UntrustedPath):
+            return str(error.strerror)
+        return f"{error.filename or self.params['models_dir']}: {error.strerror}"
 
     def work(self) -> None:
         if self.params["verify"]:
@@ -428,7 +438,7 @@ class ModelFile:
         self.changed = bool(works or leaving)
         self.leaving = leaving
         if not self.module.check_mode:
-            self.remove(leaving, gone)
+            self.remove(gone)
             self.place(works)
         self.mend_attributes()
         models = [self.result(model, results.get(model["name"])) for model in self.models]
@@ -438,7 +448,7 @@ class ModelFile:
             "to_fetch": to_fetch,
             "to_copy": sum(step.item.size for work in works for step in work.steps if step.how in ("copy", "move")),
             "fetched": self.placer.fetched,
-            "removed": [self.store.path(place) for place in leaving],
+            "removed": [self.store.path(place) for place in self.leaving],
         }
         if self.module._diff:
             result["diff"] = self.diff(before, works, gone)
@@ -450,6 +460,7 @@ class ModelFile:
     # --- before anything is changed -----------------------------------------------------------------------------------
 
     def check_options(self) -> None:
+        self.hide_passwords()
         problems = check(self.models)
         folder = self.params["models_dir"]
         if not os.path.isdir(folder) and not self.module.check_mode:
@@ -459,19 +470,48 @@ class ModelFile:
                 problems.append(f"{name} must be 1 or more, found: {self.params[name]}")
         if self.params["token"] and self.params["token_file"]:
             problems.append("token and token_file are both given; one of them names the token")
+        try:
+            split(self.params["endpoint"])
+        except FetchError as error:
+            problems.append(f"endpoint: {error}")
         if problems:
             self.fail("; ".join(problems))
+
+    def hide_passwords(self) -> None:
+        """A password in an address is refused; until then it must not be in the result, which repeats the options."""
+        sources = [model.get(role) or {} for model in self.models for role in ("source", "projector", "draft")]
+        for url in [self.params["endpoint"], *(source.get("url") or "" for source in sources)]:
+            login = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+            self.module.no_log_values.update(text for text in (login, login.partition(":")[2]) if text)
 
     def token(self) -> str | None:
         path = self.params["token_file"]
         if not path:
-            return self.params["token"] or None
-        with open(path, encoding="utf-8") as file:
-            token = next((line.strip() for line in file if line.strip()), None)
+            return self.checked(self.params["token"]) if self.params["token"] else None
+        lines = _files.read(os.path.realpath(path), LARGEST_TOKEN_FILE).decode("utf-8", "replace").splitlines()
+        token = next((line.strip() for line in lines if line.strip()), "")
         if not token:
             self.fail(f"token_file must have the token in a line; {path} is empty")
         self.module.no_log_values.add(token)
+        return self.checked(token)
+
+    def checked(self, token: str) -> str:
+        """A token that a header can carry; otherwise errors of other code would show it."""
+        if not token.isascii() or not token.isprintable() or " " in token:
+            self.fail("the token must be printable ASCII characters without spaces")
         return token
+
+    def check_folders(self) -> None:
+        """Other users must not be able to change where this run writes. A look only warns of it."""
+        if not os.path.isdir(self.store.root):
+            return
+        try:
+            self.store.check({*(model["name"] for model in self.models), *self.store.record})
+        except OSError as error:
+            if self.module.check_mode:
+                self.module.warn(f"a real run would fail: {self.said(error)}")
+            else:
+                self.fail(self.said(error))
 
     def settings(self) -> Settings:
         mode = self.params["mode"]
@@ -484,17 +524,32 @@ class ModelFile:
             )
         self.mode: int = number
         progress = self.module.params
-        return Settings(progress["connections"], rate, progress["retries"], number, self.attributes, self.waits)
+        return Settings(
+            progress["connections"], rate, progress["retries"], number, self.attributes, self.waits, self.unreadable
+        )
 
-    def waits(self, path: str) -> None:
-        Progress(0).say(f"waits for another run that fetches {os.path.basename(path)}")
+    def waits(self, name: str) -> None:
+        Progress(0).say(f"waits for another run that places {name}")
+
+    def unreadable(self, status: os.stat_result) -> str:
+        """What keeps those who are to read the models by O(mode) and O(group) from a file with its own ones."""
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o004:
+            return ""
+        if self.mode & 0o004:
+            return f"its mode 0{mode:o} does not let everybody read it as mode 0{self.mode:o} would"
+        group = grp.getgrgid(status.st_gid).gr_name if self.params["group"] else None
+        if self.mode & 0o040 and (not mode & 0o040 or group != self.params["group"]):
+            return f"its mode 0{mode:o} and group {status.st_gid} do not let the group read it that is asked for"
+        return ""
 
     def attributes(self, path: str) -> bool:
         """Owner, group and mode of a file or folder of ours."""
         folder = os.path.isdir(path)
         mode = self.mode | (self.mode & 0o444) >> 2 if folder else self.mode
-        wanted = {"path": path, "mode": mode | 0o700 if folder else mode}
-        wanted.update(owner=self.params["owner"], group=self.params["group"])
+        # A folder stays this user's, as whoever owns it could lead a later run to other files.
+        wanted = {"path": path, "mode": (mode | 0o700) & ~0o022 if folder else mode}
+        wanted.update(owner=None if folder else self.params["owner"], group=self.params["group"])
         file_args = self.module.load_file_common_arguments({**wanted, "mode": f"0{wanted['mode']:o}"}, path=path)
         changed: bool = self.module.set_fs_attributes_if_different(file_args, False)
         return changed
@@ -533,7 +588,8 @@ class ModelFile:
         named = [model["name"] for model in self.models]
         places: list[str] = []
         if self.params["prune"] == "models":
-            places = [place for name in self.store.record if name not in named for place in self.store.of_model(name)]
+            unnamed = [name for name in self.store.record if name not in named and not self.store.busy(name)]
+            places = [place for name in unnamed for place in self.store.of_model(name)]
         if self.params["prune"] != "nothing":
             places += [place for place in self.store.parts(named) if place not in places]
         return places
@@ -568,12 +624,29 @@ class ModelFile:
 
     # --- what changes -------------------------------------------------------------------------------------------------
 
-    def remove(self, places: list[str], gone: list[str]) -> None:
+    def remove(self, gone: list[str]) -> None:
+        """Take away the absent models and what is pruned, each while no other run has it."""
+        pruned: dict[str, list[str]] = {}
+        if self.params["prune"] == "models":
+            named = {model["name"] for model in self.models}
+            pruned = {name: [] for name in self.store.record if name not in named}
+        for place in self.leaving:
+            pruned.setdefault(self.store.model_of(place), []).append(place)
+        removed = []
+        for name in gone:
+            with self.store.alone(name, self.waits):
+                removed += self.take_away(name, self.store.of_model(name), forget=True)
+        for name in sorted(set(pruned) - set(gone)):
+            # One that another run has begun to place meanwhile is that run's.
+            with contextlib.suppress(TimeoutError), self.store.alone(name, seconds=0):
+                removed += self.take_away(name, pruned[name], forget=self.params["prune"] == "models")
+        self.leaving = removed
+
+    def take_away(self, name: str, places: list[str], forget: bool) -> list[str]:
         self.store.remove(places)
-        named = {model["name"] for model in self.models}
-        unnamed = [name for name in self.store.record if name not in named] if self.params["prune"] == "models" else []
-        for name in [name for name in [*gone, *unnamed] if name in self.store.record]:
+        if forget and name in self.store.record:
             self.store.write(name, None)
+        return places
 
     def place(self, works: list[Work]) -> None:
         progress = Progress(sum(step.item.size for work in works for step in work.steps if step.how in LONG_STEPS))
@@ -595,8 +668,8 @@ class ModelFile:
                 self.store.record.get(model["name"], {"files": {}}) if model["state"] == "present" else {"files": {}}
             )
             for place, found in entry["files"].items():
-                path = self.store.path(place)
-                if "link" not in found and os.path.exists(path) and self.attributes(path):
+                ours = "link" not in found and "shared" not in found
+                if ours and self.store.is_regular(place) and self.attributes(self.store.path(place)):
                     self.changed = True
 
     # --- what is told -------------------------------------------------------------------------------------------------

@@ -446,3 +446,20 @@ def test_a_damaged_file_gives_the_one_error(content: bytes) -> None:
 @example(b"\3\0\0\0" + struct.pack("<QQ", 1, 1))
 def test_random_bytes_behind_the_magic_number(content: bytes) -> None:
     survives(b"GGUF" + content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gguf([number("k\n" * 5000, 1)] * 2, []),
+        gguf([key("k\r" * 5000, 99, b"")], []),
+        gguf([], [tensor("t\x1b" * 5000, shape=(31,), kind=2)]),
+        gguf([key("general.alignment", 8, text("a" * 9000))], []),
+    ],
+)
+def test_an_error_shows_a_file_s_own_words_short_and_in_one_line(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(GGUFError) as error:
+        read_header(str(path))
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()

@@ -76,6 +76,11 @@ def test_url_refused(url: str) -> None:
         component_of_url(url)
 
 
+def test_what_is_no_url_is_refused() -> None:
+    with pytest.raises(BadName, match="expected a URL"):
+        component_of_url("http://[::1/x.gguf")
+
+
 def test_url_accepted() -> None:
     assert component_of_url("http://host/x/a%20b.gguf?download=true#f") == "a b.gguf"
     assert component_of_url("http://host/x/a%252Fb.gguf") == "a%2Fb.gguf"

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,8 @@ SIZE = 20 << 20  # bytes: three pieces of 8 MiB and less
 SHA256 = "0" * 64
 
 
-def nobody(_path: str) -> None:
-    pytest.fail("no other run has it")
-
-
-def part(path: Path, size: int = SIZE, sha256: str = SHA256, waits: Callable[[str], None] = nobody) -> Part:
-    return Part(str(path), size, sha256, 0o644, waits)
+def part(path: Path, size: int = SIZE, sha256: str = SHA256) -> Part:
+    return Part(str(path), size, sha256, 0o644)
 
 
 def test_a_new_one_has_nothing(tmp_path: Path) -> None:
@@ -54,7 +48,7 @@ def test_after_a_crash_only_what_was_on_the_disk_is_believed(tmp_path: Path, mon
     first.sync()
     first.write(0, b"x" * 500)
     first.close()
-    monkeypatch.setattr(_part, "_boot", lambda: "another")
+    monkeypatch.setattr(_part, "boot", lambda: "another")
     again = part(tmp_path / "a.part")
     assert again.written == [1000, 0, 0]
     again.write(0, b"z" * 7)
@@ -94,34 +88,6 @@ def test_put_is_the_file_and_leaves_nothing(tmp_path: Path) -> None:
     one.close()
     assert (tmp_path / "a").read_bytes() == b"0123456789"
     assert os.listdir(tmp_path) == ["a"]
-
-
-def _hold(path: Path, held: multiprocessing.synchronize.Event, go: multiprocessing.synchronize.Event) -> None:
-    one = part(path, size=10)
-    held.set()
-    go.wait(120)
-    one.write(0, b"0123456789")
-    one.put(str(path.with_suffix("")))
-
-
-def test_a_second_run_waits_and_then_sees_what_the_first_has_done(tmp_path: Path) -> None:
-    path = tmp_path / "a.part"
-    context = multiprocessing.get_context("fork")
-    held, go = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(path, held, go))
-    other.start()
-    assert held.wait(120)
-    told: list[str] = []
-
-    def waits(busy: str) -> None:
-        told.append(busy)
-        go.set()
-
-    mine = part(path, size=10, waits=waits)
-    other.join()
-    assert told
-    assert set(told) == {str(path)}
-    assert (mine.done, path.with_suffix("").read_bytes()) == (0, b"0123456789"), "a new part: the caller looks again"
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3 << 20)), max_size=12))
