@@ -16,17 +16,20 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients, UntrustedPeer, connect
+
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None
 
 
-class _Marking(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Asks on connections whose packets, from the first on, bear a mark of the kernel's."""
+class _Connecting(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Connects by `_peer`: to recipients alone, on connections whose packets bear a mark of the kernel's."""
 
-    def __init__(self, mark: int, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ssl.SSLContext, recipients: Recipients | None, mark: int) -> None:
         super().__init__(context=context)
+        self._recipients = recipients
         self._mark = mark
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> Any:
@@ -38,18 +41,7 @@ class _Marking(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
         return super().do_open(connection, req, **more)
 
     def _connect(self, address: tuple[str, int], timeout: float, *_source: Any) -> socket.socket:
-        failed = OSError(f"{address[0]} has no address")
-        for family, kind, proto, _name, there in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-            made = socket.socket(family, kind, proto)
-            try:
-                made.settimeout(timeout)
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-                made.connect(there)
-                return made
-            except OSError as error:
-                made.close()
-                failed = error
-        raise failed
+        return connect(address, timeout, self._recipients, self._mark)
 
 
 @dataclass(frozen=True)
@@ -75,17 +67,19 @@ class Service:
         address(self.url, self.option)
         return self.url.rstrip("/")
 
-    def opener(self, validate_certs: bool, ca_path: str | None, mark: int = 0) -> urllib.request.OpenerDirector:
+    def opener(
+        self, validate_certs: bool, ca_path: str | None, recipients: Recipients | None = None, mark: int = 0
+    ) -> urllib.request.OpenerDirector:
         """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`.
 
-        Packets bear the `mark` (SO_MARK), if there is one.
+        With `recipients` nothing is sent to a server of this host that another user runs, see `_peer`; a certificate
+        that is checked proves the server by itself. Packets have the `mark` (SO_MARK), if any.
         """
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
-        context = _tls_context(validate_certs, ca_path) if self._tls else None
-        if mark:
-            handlers.append(_Marking(mark, context))
-        elif context:
-            handlers.append(urllib.request.HTTPSHandler(context=context))
+        # For http:// a context that is not used, without authorities: they take long to read.
+        context = _tls_context(validate_certs, ca_path) if self._tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        proven = self._tls and validate_certs
+        handlers.append(_Connecting(context, None if proven else recipients, mark))
         return urllib.request.build_opener(*handlers)
 
     @property
@@ -95,6 +89,8 @@ class Service:
     def silence(self, error: object, timeout: float) -> Silence:
         """What an error in connecting, sending or reading means; `timeout` is what it was given, in seconds."""
         start = f"{self.name} was wanted at {self.url}, "
+        if isinstance(error, UntrustedPeer):
+            return Silence(f"{start}{error}", transient=False)
         if isinstance(error, ssl.SSLCertVerificationError):
             return Silence(
                 f"{start}its certificate is not trusted: {error.verify_message}; set ca_path to the certificate of the"

@@ -105,7 +105,7 @@ class PortHold:
     def answered(self) -> bool:
         """Whether a server listens on the held port: before that nobody answers who connects."""
         held = self._listener
-        listening = [(c.address, c.port) for c in connections() if c.state == _LISTENING]
+        listening = [(c.address, c.port) for c in listeners()]
         return held is not None and listening.count((held.address, held.port)) > len(self._sockets)
 
     def give(self) -> None:
@@ -127,8 +127,14 @@ class PortHold:
         self._switch = None
 
 
-def connections() -> Iterator[Connection]:
-    """The TCP sockets of this network namespace, with their local addresses."""
+def listeners() -> Iterator[Connection]:
+    """The listening TCP sockets of this network namespace."""
+    return connections(_LISTENING)
+
+
+def connections(state: int | None = None) -> Iterator[Connection]:
+    """The TCP sockets of this network namespace (in this state), with their local addresses."""
+    mark = None if state is None else f" {state:02X} "
     # Its own, since a hardened service has no /proc/net.
     for path, family in (("/proc/self/net/tcp", socket.AF_INET), ("/proc/self/net/tcp6", socket.AF_INET6)):
         try:
@@ -137,6 +143,8 @@ def connections() -> Iterator[Connection]:
         except FileNotFoundError:
             continue  # a kernel without IPv6
         for line in lines:
+            if mark and mark not in line:
+                continue
             words = line.split()
             address, _colon, port = words[1].partition(":")
             yield Connection(
@@ -159,7 +167,7 @@ def listening(pid: int) -> list[Connection]:
                 sockets.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
     except OSError as error:
         raise HoldError(f"the files of process {pid} cannot be seen: {error.strerror}") from None
-    return [c for c in connections() if c.listens and f"socket:[{c.inode}]" in sockets]
+    return [c for c in listeners() if f"socket:[{c.inode}]" in sockets]
 
 
 def _listener(pid: int) -> Connection:

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import http.client
 import json
+import os
 import ssl
 import urllib.error
 import urllib.parse
@@ -21,7 +22,9 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_places
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Service, kind
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "url": {"type": "str", "default": "http://127.0.0.1:8012"},
@@ -30,11 +33,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_path": {"type": "path"},
     "request_timeout": {"type": "int", "default": 10},
+    "server_user": {"type": "str"},
 }
 EXCLUSIVE = [("api_key", "api_key_file")]
 
 # What holds one of the router's slots: a sleeping model keeps its process, a loading one has it already.
 RUNNING = frozenset({"loading", "loaded", "sleeping"})
+_LONGEST_KEYS = 1 << 20  # bytes of a key file
 
 
 class RouterError(Exception):
@@ -98,8 +103,9 @@ def read_key(path: str) -> str:
     """The first key of a key file, as llama-server reads it: lines untrimmed, lines with a hash passed over."""
     wanted = f"api_key_file: the first key in {path} is wanted"
     try:
-        with open(path, "rb") as file:
-            lines = file.read().decode("latin-1").split("\n")
+        # A FIFO would keep the reader waiting.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            lines = file.read(_LONGEST_KEYS).decode("latin-1").split("\n")
     except FileNotFoundError:
         raise RouterError(f"{wanted}, there is no such file; deploy it first or correct the path") from None
     except OSError as error:
@@ -123,6 +129,8 @@ class Client:
 
     `request_timeout` is in seconds and holds for connecting and for each read; the calls that the router answers
     only when a model's process has ended take a `timeout` of their own.
+
+    The key is sent only where the `recipients` listen (by default root and this process's own user), see `_peer`.
     """
 
     def __init__(
@@ -132,6 +140,7 @@ class Client:
         validate_certs: bool = True,
         ca_path: str | None = None,
         request_timeout: float = 10,
+        recipients: Recipients | None = None,
     ) -> None:
         if request_timeout <= 0:
             raise RouterError(f"request_timeout: a number of seconds above 0 was wanted, {request_timeout} was found")
@@ -139,36 +148,44 @@ class Client:
             url.rstrip("/"), "a llama-server", "url", "systemctl start llama-router", "journalctl -u llama-router"
         )
         self.request_timeout = request_timeout
-        self._headers = {"Accept": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = "Bearer " + _checked_key(key)
+        self._key = None if key is None else _checked_key(key)
         self._trust = (validate_certs, ca_path)
+        self._recipients = recipients or Recipients()
         try:
             self.url = self._service.checked()
-            self._opener = self._service.opener(*self._trust)
+            self._connect()
         except ValueError as error:
             raise RouterError(str(error)) from None
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> Client:
-        """The client that a module's ARGUMENTS ask for; reads the key file."""
+    def from_params(cls, params: Mapping[str, Any], unit: str = _router_places.UNIT) -> Client:
+        """The client that a module's ARGUMENTS ask for, of the router that this unit runs; reads the key file."""
         key = params["api_key"]
         if params["api_key_file"]:
             key = read_key(params["api_key_file"])
         elif key is not None:
             key = key.encode("utf-8").decode("latin-1")
-        return cls(params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"])
+        user = params["server_user"]
+        recipients = Recipients.of_user(user) if user else Recipients.of_unit(_router_places.run_here, unit)
+        return cls(
+            params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"], recipients
+        )
 
     def marked(self, mark: int) -> Client:
         """The same client, on connections whose packets bear this mark (SO_MARK; it needs CAP_NET_ADMIN)."""
         other = copy.copy(self)
-        other._opener = self._service.opener(*self._trust, mark)
+        other._connect(mark)
         return other
 
+    def _connect(self, mark: int = 0) -> None:
+        """Make the openers: one that the key is sent by, to its recipients alone, and one that sends no key."""
+        self._opener = self._service.opener(*self._trust, None if self._key is None else self._recipients, mark)
+        self._keyless = self._service.opener(*self._trust, None, mark)
+
     def healthy(self) -> bool:
-        """Whether the server is up; needs no key, says nothing about models. Raises for what waiting cannot mend."""
+        """Whether a server is up, whoever it is: no key is sent. Raises for what waiting cannot mend."""
         try:
-            self._call("GET", "/health")
+            self._call("GET", "/health", keyless=True)
         except Unreachable as error:
             if not error.transient:
                 raise
@@ -291,9 +308,11 @@ class Client:
         except (KeyError, TypeError, ValueError):
             raise RouterError(self._not_a_router(f"GET {path} answered another kind of list")) from None
 
-    def _call(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: object = None, timeout: float | None = None, keyless: bool = False
+    ) -> Any:
         timeout = timeout or self.request_timeout
-        with self._open(method, path, body, timeout) as response:
+        with self._open(method, path, body, timeout, keyless) as response:
             try:
                 text = response.read()
             except (OSError, http.client.HTTPException) as error:
@@ -303,14 +322,19 @@ class Client:
         except ValueError:
             raise RouterError(self._not_a_router(f"{method} {path} answered {kind(response.headers)}")) from None
 
-    def _open(self, method: str, path: str, body: object, timeout: float) -> http.client.HTTPResponse:
+    def _open(
+        self, method: str, path: str, body: object, timeout: float, keyless: bool = False
+    ) -> http.client.HTTPResponse:
         """The answer, its body still to be read; RouterError when it is a refusal, or when none comes."""
-        request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
+        request = urllib.request.Request(self.url + path, method=method, headers={"Accept": "application/json"})
+        if self._key is not None and not keyless:
+            request.add_header("Authorization", f"Bearer {self._key}")
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
         try:
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout)
+            opener = self._keyless if keyless else self._opener
+            response: http.client.HTTPResponse = opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refusal(method, path, error) from None
@@ -333,7 +357,7 @@ class Client:
                 return RouterError(self._not_a_router(found))
             reason = text
         if error.code == 401:
-            sent = "the key that was sent is none of them" if "Authorization" in self._headers else "no key was sent"
+            sent = "the key that was sent is none of them" if self._key is not None else "no key was sent"
             return Refused(
                 f"the router at {self.url} wants an API key, {sent}; set api_key_file to its key file, or api_key to"
                 " one of its keys (it reads its key file only when it starts)",

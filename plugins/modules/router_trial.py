@@ -112,7 +112,7 @@ class RouterTrial:
         if self.params["gate"] == "presets":
             self.trial.reads(self.params["presets"])
             self.module.exit_json(changed=False)
-        router = Router(Client.from_params(self.params))
+        router = Router(Client.from_params(self.params, self.params["name"]))
         models = by_size(router.client.models())
         if not models:
             raise RouterError(
