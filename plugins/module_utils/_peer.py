@@ -74,6 +74,11 @@ class Recipients:
         return set(users) - self._known
 
     @property
+    def known(self) -> Collection[int]:
+        """Their numbers, as far as they were asked for."""
+        return self._known
+
+    @property
     def expected(self) -> str:
         names = [self._expected, "root"]
         if os.geteuid():
@@ -192,7 +197,7 @@ def _is_here(family: int, address: Any, peer: Any) -> bool:
 def _of_strangers(peer: Any, strangers: Collection[int], recipients: Recipients) -> str:
     found = " and ".join(f"user {_name(user)}" for user in sorted(strangers))
     hint = "stop that program, or give the server another port"
-    if _is_hidden(strangers):
+    if _are_hidden(recipients.known):
         hint = f"if that is the server, this process cannot see its user (PrivateUsers=); else {hint}"
     return (
         f"the key is not sent: expected a server of {recipients.expected} on {_shown(peer)}, found one of {found};"
@@ -200,16 +205,14 @@ def _of_strangers(peer: Any, strangers: Collection[int], recipients: Recipients)
     )
 
 
-def _is_hidden(users: Collection[int]) -> bool:
-    """Whether a user namespace shows other users as these."""
+def _are_hidden(users: Collection[int]) -> bool:
+    """Whether one of these users has no number in the user namespace of this process, and looks like nobody."""
     try:
-        with (
-            open("/proc/sys/kernel/overflowuid", encoding="ascii") as file,
-            open("/proc/self/uid_map", encoding="ascii") as uid_map,
-        ):
-            return int(file.read()) in users and uid_map.read().split() != ["0", "0", "4294967295"]
-    except (OSError, ValueError):
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            ranges = [(int(line.split()[0]), int(line.split()[2])) for line in file]
+    except (OSError, ValueError, IndexError):
         return False
+    return any(not any(start <= user < start + count for start, count in ranges) for user in users)
 
 
 def _shown(peer: Any) -> str:
