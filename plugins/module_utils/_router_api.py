@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_answers, _router_places
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _bounded, _router_answers, _router_places
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Limit, Service, kind
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
@@ -134,7 +134,7 @@ class Client:
         elif key is not None:
             key = key.encode("utf-8").decode("latin-1")
         user = params["server_user"]
-        recipients = Recipients.of_user(user) if user else Recipients.of_unit(_router_places.run_here, unit)
+        recipients = Recipients.of_user(user) if user else Recipients.of_unit(_bounded.run_bounded, unit)
         return cls(
             params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"], recipients
         )

@@ -30,7 +30,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _certificate, _gpu_load, _nvidia, _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _bounded,
+    _certificate,
+    _gpu_load,
+    _nvidia,
+    _offload,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
@@ -40,7 +46,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
     Unreachable,
     read_key,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places, run_here
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import Places
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
 LINES = 20_000  # of the journal: a load is some 200 at the verbosity that tells of it, an answer some 20
@@ -66,7 +72,7 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
 
 def connect(places: Places, timeout: float = 10) -> Client:
     """A client with the first key, which waits so many seconds for an answer; RouterError when there is none."""
-    recipients = Recipients.of_unit(run_here, places.unit)
+    recipients = Recipients.of_unit(_bounded.run_bounded, places.unit)
     key = read_key(places.keys)
     return Client(places.url, key, places.validate_certs, request_timeout=timeout, recipients=recipients)
 

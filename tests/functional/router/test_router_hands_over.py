@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_quiet
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold, _router_quiet
 from router_host import UNIT, Host, twin_places
 from router_server import ENDLESS, LLAMA_SERVER, TESTS, wait_until
 
@@ -111,9 +110,8 @@ class Guest:
 
 def kernel_switch() -> str:
     """What it is while nobody holds a port, other tests at the same time included."""
-    with open(_port_hold.MIGRATE, encoding="ascii") as switch:
-        fcntl.flock(switch, fcntl.LOCK_EX)
-        return switch.read()
+    with _files.locked(_port_hold.LOCK, 600, create_mode=0o755):
+        return Path(_port_hold.MIGRATE).read_text()
 
 
 @pytest.fixture

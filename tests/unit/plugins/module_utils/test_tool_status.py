@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,7 +83,7 @@ def test_again_and_again_until_it_is_interrupted(
         if len(slept) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_tool_status, "time", SimpleNamespace(sleep=sleep))  # subprocess sleeps, too
+    monkeypatch.setattr(_tool_status.time, "sleep", sleep)
     assert _tool_status.main(["--watch", "0.5", "--json"]) == 130
     assert slept == [0.5] * 3
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [REPORT] * 3
