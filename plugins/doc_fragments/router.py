@@ -39,4 +39,11 @@ options:
     description: How many seconds a single request may take to connect, and to answer.
     type: int
     default: 10
+  server_user:
+    description:
+      - The user that the router runs as on the module's host. To an V(http) router on the module's host the key is
+        sent only if this user or root listens there, so that no other user gets it who took the port.
+      - Without it, the user of the router's systemd unit.
+      - A certificate that is checked proves an V(https) router. A V(http) router on another host proves nothing.
+    type: str
 """

@@ -6,50 +6,99 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
 import socket
 import ssl
+import threading
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients, UntrustedPeer, connect
+
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+    """A redirect is an answer like others: not even its address is read, which may be none."""
+
+    def http_error_302(self, *_args: Any, **_kwargs: Any) -> None:
         return None
 
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-class _Marking(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Asks on connections whose packets, from the first on, bear a mark of the kernel's."""
 
-    def __init__(self, mark: int, context: ssl.SSLContext | None) -> None:
+class Limit:
+    """Breaks a request off after so many `seconds` altogether, however slowly its answer drips; None for never.
+
+    To whoever reads, that is the end of the answer: see `expired` after it.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        self.expired = False
+        self._timer: threading.Timer | None = None
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Limit:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer.join()
+        if self._socket:
+            self._socket.close()
+
+    def of(self, request: urllib.request.Request) -> None:
+        """Hold for this request."""
+        request.limit = self  # type: ignore[attr-defined]
+
+    def watch(self, connection: socket.socket) -> None:
+        """Begin to count for the request's connection."""
+        if self._seconds is None or self._timer:
+            return
+        self._socket = connection.dup()  # TLS makes another object of the first one
+        self._timer = threading.Timer(self._seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        self.expired = True
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def reason(self, error: object) -> object:
+        """Why a request failed: for what the limit has done it is a timeout."""
+        return TimeoutError() if self.expired else error
+
+
+class _Connecting(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Connects by `_peer`: to recipients alone, on connections whose packets bear a mark of the kernel's."""
+
+    def __init__(self, context: ssl.SSLContext, recipients: Recipients | None, mark: int) -> None:
         super().__init__(context=context)
+        self._recipients = recipients
         self._mark = mark
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> Any:
         def connection(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
             made: Any = http_class(*args, **kwargs)
-            made._create_connection = self._connect  # what the library has for who connects in a way of their own
+            made._create_connection = connected  # what the library has for who connects in a way of their own
             return made  # type: ignore[no-any-return]
 
-        return super().do_open(connection, req, **more)
+        def connected(address: tuple[str, int], timeout: float, *_source: Any) -> socket.socket:
+            made = connect(address, timeout, self._recipients, self._mark)
+            limit: Limit | None = getattr(req, "limit", None)
+            if limit:
+                limit.watch(made)
+            return made
 
-    def _connect(self, address: tuple[str, int], timeout: float, *_source: Any) -> socket.socket:
-        failed = OSError(f"{address[0]} has no address")
-        for family, kind, proto, _name, there in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-            made = socket.socket(family, kind, proto)
-            try:
-                made.settimeout(timeout)
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-                made.connect(there)
-                return made
-            except OSError as error:
-                made.close()
-                failed = error
-        raise failed
+        return super().do_open(connection, req, **more)
 
 
 @dataclass(frozen=True)
@@ -75,17 +124,19 @@ class Service:
         address(self.url, self.option)
         return self.url.rstrip("/")
 
-    def opener(self, validate_certs: bool, ca_path: str | None, mark: int = 0) -> urllib.request.OpenerDirector:
+    def opener(
+        self, validate_certs: bool, ca_path: str | None, recipients: Recipients | None = None, mark: int = 0
+    ) -> urllib.request.OpenerDirector:
         """Asks it directly: secrets go to nobody that a proxy or a redirect names. ValueError for a bad `ca_path`.
 
-        Packets bear the `mark` (SO_MARK), if there is one.
+        With `recipients` nothing is sent to a server of this host that another user runs, see `_peer`; a certificate
+        that is checked proves the server by itself. Packets have the `mark` (SO_MARK), if any.
         """
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
-        context = _tls_context(validate_certs, ca_path) if self._tls else None
-        if mark:
-            handlers.append(_Marking(mark, context))
-        elif context:
-            handlers.append(urllib.request.HTTPSHandler(context=context))
+        # For http:// a context that is not used, without authorities: they take long to read.
+        context = _tls_context(validate_certs, ca_path) if self._tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        proven = self._tls and validate_certs
+        handlers.append(_Connecting(context, None if proven else recipients, mark))
         return urllib.request.build_opener(*handlers)
 
     @property
@@ -95,6 +146,8 @@ class Service:
     def silence(self, error: object, timeout: float) -> Silence:
         """What an error in connecting, sending or reading means; `timeout` is what it was given, in seconds."""
         start = f"{self.name} was wanted at {self.url}, "
+        if isinstance(error, UntrustedPeer):
+            return Silence(f"{start}{error}", transient=False)
         if isinstance(error, ssl.SSLCertVerificationError):
             return Silence(
                 f"{start}its certificate is not trusted: {error.verify_message}; set ca_path to the certificate of the"
@@ -177,8 +230,8 @@ def kind(headers: Any) -> str:
     """What an answer is that is not the JSON that was wanted."""
     if headers.get("Location"):
         # Behind the path there may be a ticket of whoever is to sign in there.
-        return f"a redirect to {re.split('[?#]', str(headers['Location']))[0].rpartition('@')[2]}"
+        return f"a redirect to {printable(re.split('[?#]', str(headers['Location']))[0].rpartition('@')[2])}"
     if headers.get("WWW-Authenticate"):
         return "a login of its own; name the address behind it"
     named = str(headers.get("Content-Type") or "nothing").partition(";")[0]
-    return "a web page" if named == "text/html" else f"{named}, no JSON"
+    return "a web page" if named == "text/html" else f"{printable(named)}, no JSON"

@@ -31,6 +31,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _router_children,
     _router_files,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
@@ -223,7 +224,8 @@ class Instances:
         if stranger.admits():
             raise InstanceError(f"instance {instance.name}: it answers without a key; see {keys}, and its options")
         with open(keys, encoding="utf-8") as file:
-            if not Client(url, file.readline().rstrip("\n")).admits():
+            known = Client(url, file.readline().rstrip("\n"), recipients=Recipients.of_user(self.places.user))
+            if not known.admits():
                 raise InstanceError(f"instance {instance.name}: it refuses the first key of {keys}")
         self._see_devices(instance, since)
 

@@ -20,6 +20,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
 
 # A router that has just started, or is told to reload, brings its models back by itself: it is not to be met half way.
 GRACE = 5  # seconds
+_LARGEST = 1 << 20  # bytes of a process's metrics
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,16 @@ def read_use(port: int) -> Use | None:
         # Without this the connection would look like a request under way.
         connection.request("GET", "/metrics", headers={"Connection": "close"})
         response = connection.getresponse()
-        text = response.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
+        text = response.read(_LARGEST).decode(errors="replace")
+    except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:
         connection.close()
-    if response.status not in (200, 501):
-        return None
+    return use_of(text) if response.status in (200, 501) else None
+
+
+def use_of(text: str) -> Use:
+    """The counters among the metrics of a model's process. RouterError when they are others, or not there."""
     values = dict(line.rpartition(" ")[::2] for line in text.splitlines() if line.startswith("llamacpp:"))
     try:
         at_work = [values["llamacpp:requests_processing"], values["llamacpp:requests_deferred"]]

@@ -12,7 +12,7 @@ whole, by a rename, and never changes afterwards.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import hashlib
 import json
 import os
 import re
@@ -21,8 +21,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run
 
+LOCKS = "/run/homelab-llamacpp"
+PATIENCE = 3600.0  # seconds: another run may build
 STAMP = "stamp.json"
 SERVER = "llama-server"
 FALLBACK = "fallback"
@@ -215,17 +218,19 @@ class Releases:
 
 
 @contextlib.contextmanager
-def alone(folder: str) -> Iterator[None]:
-    """Wait until no other run works in this folder: one that lost its controller goes on to its end."""
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ReleaseError(f"A folder was wanted at {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def alone(folder: str, patience: float = PATIENCE) -> Iterator[None]:
+    """Wait until no other run works in this folder: one that lost its controller goes on to its end.
+
+    The lock is a file that only its owner can open: whoever can open a file, or the folder, can lock it.
+    """
+    path = os.path.join(LOCKS, f"{hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]}.lock")
+    with contextlib.ExitStack() as lock:
+        try:
+            os.stat(folder)
+            lock.enter_context(_files.locked(path, patience, create_mode=0o755))
+        except OSError as error:
+            raise ReleaseError(f"expected to lock {folder} ({path}), found: {error.strerror}") from None
         yield
-    finally:
-        os.close(lock)
 
 
 def _same_binary(one: Release, other: Release) -> bool:

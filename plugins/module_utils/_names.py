@@ -70,5 +70,7 @@ def component_of_url(url: str, what: str = "a file name at the end of the URL") 
 def printable(text: object, most: int = _SHOWN) -> str:
     """Return foreign text for a message or a log: one line of at most `most` characters, no control characters."""
     short = str(text)[: most + 1]
+    if short.isprintable() and len(short) <= most:  # the usual, and fast
+        return short
     clean = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign) in _FORBIDDEN else sign for sign in short)
     return clean if len(clean) <= most else clean[:most] + "…"

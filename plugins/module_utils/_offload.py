@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 # The first line of a model's process; everything of an earlier process behind the same port comes before it.
 BEGIN, LOADED = "llama_server: initializing", "llama_server: model loaded"
 _DEVICE = re.compile(r"  - ([A-Za-z]+\d+) +: (.+) \(\d+ MiB, \d+ MiB free\)")
-_LAYERS = re.compile(r"load_tensors: offloaded (\d+)/(\d+) layers to GPU")
+_LAYERS = re.compile(r"load_tensors: offloaded (\d{1,9})/(\d{1,9}) layers to GPU")
 # Weights, the KV cache of attention, recurrent state, results, scratch.
-_BUFFER = re.compile(r" (\S+) +(model|KV|RS|output|compute) buffer size = +([0-9.]+) MiB")
+_BUFFER = re.compile(r" (\S+) +(model|KV|RS|output|compute) buffer size = +([0-9]{1,12}(?:\.[0-9]{1,6})?) MiB")
 # A device's own buffer: not CPU_Mapped, not CUDA_Host. Those of another machine are named by its address.
 _ON_DEVICE = re.compile(r"([A-Za-z]+\d+)(?:\[(.+)\])?")
 HOST = "host"  # where the rest lies

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import socket
 import struct
@@ -22,8 +21,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
+
 # Lets the kernel move connections that nobody has accepted from a closed listener to another one of the same port.
 MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
+LOCK = "/run/homelab-llamacpp/port-hold.lock"
 # On the packets of a connection that is to reach the server although its port is held (SO_MARK).
 PROBE = 0x6C6C616D
 _ATTACH_REUSEPORT_CBPF = 51  # SO_ATTACH_REUSEPORT_CBPF, which Python has no name for
@@ -59,11 +61,15 @@ class Connection:
 class PortHold:
     """The port of one server. `take` and `give` may each be called again without effect.
 
-    `seconds` is for how long it was held, all in all.
+    `seconds` is for how long it was held, all in all. `lock` is a file that only root can open, so that nobody else can
+    hold it; another hold is waited for `patience` seconds.
     """
 
-    def __init__(self, migrate: str = MIGRATE) -> None:
+    def __init__(self, migrate: str = MIGRATE, lock: str | None = None, patience: float = _files.LOCK_SECONDS) -> None:
         self._migrate = migrate
+        self._lock_file = lock or LOCK
+        self._patience = patience
+        self._lock = contextlib.ExitStack()
         self.seconds = 0.0
         self._since = 0.0
         self._switch: int | None = None
@@ -85,11 +91,14 @@ class PortHold:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, PROBE)
         except OSError as error:
             raise HoldError(f"connections cannot be marked: {error.strerror} (it needs CAP_NET_ADMIN)") from None
+        try:
+            # One hold at a time: the first of two to be given would turn the switch off for the other one.
+            self._lock.enter_context(_files.locked(self._lock_file, self._patience, create_mode=0o755))
+        except OSError as error:
+            raise HoldError(f"{error.filename or self._lock_file}: {error.strerror}") from None
         # First this: who connects to a socket that is closed again without it is cut off.
         try:
             self._switch = os.open(self._migrate, os.O_RDWR)
-            # One hold at a time: the first of two to be given would turn it off for the other one.
-            fcntl.flock(self._switch, fcntl.LOCK_EX)
             self._before = os.pread(self._switch, 8, 0)
             os.pwrite(self._switch, b"1", 0)
         except OSError as error:
@@ -105,7 +114,7 @@ class PortHold:
     def answered(self) -> bool:
         """Whether a server listens on the held port: before that nobody answers who connects."""
         held = self._listener
-        listening = [(c.address, c.port) for c in connections() if c.state == _LISTENING]
+        listening = [(c.address, c.port) for c in listeners()]
         return held is not None and listening.count((held.address, held.port)) > len(self._sockets)
 
     def give(self) -> None:
@@ -119,16 +128,22 @@ class PortHold:
 
     def _leave_switch(self) -> None:
         """As it was, and to the next one who wants it."""
-        if self._switch is None:
-            return
-        with contextlib.suppress(OSError):
-            os.pwrite(self._switch, self._before, 0)
-        os.close(self._switch)
-        self._switch = None
+        if self._switch is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._switch, self._before, 0)
+            os.close(self._switch)
+            self._switch = None
+        self._lock.close()
 
 
-def connections() -> Iterator[Connection]:
-    """The TCP sockets of this network namespace, with their local addresses."""
+def listeners() -> Iterator[Connection]:
+    """The listening TCP sockets of this network namespace."""
+    return connections(_LISTENING)
+
+
+def connections(state: int | None = None) -> Iterator[Connection]:
+    """The TCP sockets of this network namespace (in this state), with their local addresses."""
+    mark = None if state is None else f" {state:02X} "
     # Its own, since a hardened service has no /proc/net.
     for path, family in (("/proc/self/net/tcp", socket.AF_INET), ("/proc/self/net/tcp6", socket.AF_INET6)):
         try:
@@ -137,6 +152,8 @@ def connections() -> Iterator[Connection]:
         except FileNotFoundError:
             continue  # a kernel without IPv6
         for line in lines:
+            if mark and mark not in line:
+                continue
             words = line.split()
             address, _colon, port = words[1].partition(":")
             yield Connection(
@@ -159,7 +176,7 @@ def listening(pid: int) -> list[Connection]:
                 sockets.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
     except OSError as error:
         raise HoldError(f"the files of process {pid} cannot be seen: {error.strerror}") from None
-    return [c for c in connections() if c.listens and f"socket:[{c.inode}]" in sockets]
+    return [c for c in listeners() if f"socket:[{c.inode}]" in sockets]
 
 
 def _listener(pid: int) -> Connection:

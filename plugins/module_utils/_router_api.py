@@ -13,15 +13,22 @@ import contextlib
 import copy
 import http.client
 import json
+import os
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Service, kind
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _bounded, _router_answers, _router_places
+from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Limit, Service, kind
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_answers import RUNNING, AnswerError, Model
+
+__all__ = ["ARGUMENTS", "EXCLUSIVE", "RUNNING", "Client", "Model", "Refused", "RouterError", "Unreachable", "read_key"]
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "url": {"type": "str", "default": "http://127.0.0.1:8012"},
@@ -30,11 +37,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_path": {"type": "path"},
     "request_timeout": {"type": "int", "default": 10},
+    "server_user": {"type": "str"},
 }
 EXCLUSIVE = [("api_key", "api_key_file")]
 
-# What holds one of the router's slots: a sleeping model keeps its process, a loading one has it already.
-RUNNING = frozenset({"loading", "loaded", "sleeping"})
+_LONGEST_KEYS = 1 << 20  # bytes of a key file
+_AT_ONCE = 1 << 16  # bytes
 
 
 class RouterError(Exception):
@@ -59,47 +67,13 @@ class Refused(RouterError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Model:
-    """One entry of the router's list. `args` is the command line that the router gives its process.
-
-    `port` is the one of its latest process, 0 before the first.
-    """
-
-    id: str
-    aliases: tuple[str, ...]
-    tags: tuple[str, ...]
-    status: str
-    failed: bool
-    exit_code: int | None
-    source: str
-    options: Mapping[str, str]
-    args: tuple[str, ...]
-    port: int
-    modalities: tuple[str, ...]
-    meta: Mapping[str, Any]
-
-    @property
-    def running(self) -> bool:
-        return self.status in RUNNING
-
-    @property
-    def ctx_size(self) -> int | None:
-        """The context in tokens: a running model's own, else what its options ask for."""
-        asked = self.options.get("ctx-size", "")
-        return self.meta.get("n_ctx") or (int(asked) if asked.isdigit() and int(asked) else None)
-
-    @property
-    def loads_on_startup(self) -> bool:
-        return self.options.get("load-on-startup") in ("on", "enabled", "true", "1")
-
-
 def read_key(path: str) -> str:
     """The first key of a key file, as llama-server reads it: lines untrimmed, lines with a hash passed over."""
     wanted = f"api_key_file: the first key in {path} is wanted"
     try:
-        with open(path, "rb") as file:
-            lines = file.read().decode("latin-1").split("\n")
+        # A FIFO would keep the reader waiting.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            lines = file.read(_LONGEST_KEYS).decode("latin-1").split("\n")
     except FileNotFoundError:
         raise RouterError(f"{wanted}, there is no such file; deploy it first or correct the path") from None
     except OSError as error:
@@ -123,6 +97,8 @@ class Client:
 
     `request_timeout` is in seconds and holds for connecting and for each read; the calls that the router answers
     only when a model's process has ended take a `timeout` of their own.
+
+    The key is sent only where the `recipients` listen (by default root and this process's own user), see `_peer`.
     """
 
     def __init__(
@@ -132,6 +108,7 @@ class Client:
         validate_certs: bool = True,
         ca_path: str | None = None,
         request_timeout: float = 10,
+        recipients: Recipients | None = None,
     ) -> None:
         if request_timeout <= 0:
             raise RouterError(f"request_timeout: a number of seconds above 0 was wanted, {request_timeout} was found")
@@ -139,36 +116,44 @@ class Client:
             url.rstrip("/"), "a llama-server", "url", "systemctl start llama-router", "journalctl -u llama-router"
         )
         self.request_timeout = request_timeout
-        self._headers = {"Accept": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = "Bearer " + _checked_key(key)
+        self._key = None if key is None else _checked_key(key)
         self._trust = (validate_certs, ca_path)
+        self._recipients = recipients or Recipients()
         try:
             self.url = self._service.checked()
-            self._opener = self._service.opener(*self._trust)
+            self._connect()
         except ValueError as error:
             raise RouterError(str(error)) from None
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> Client:
-        """The client that a module's ARGUMENTS ask for; reads the key file."""
+    def from_params(cls, params: Mapping[str, Any], unit: str = _router_places.UNIT) -> Client:
+        """The client that a module's ARGUMENTS ask for, of the router that this unit runs; reads the key file."""
         key = params["api_key"]
         if params["api_key_file"]:
             key = read_key(params["api_key_file"])
         elif key is not None:
             key = key.encode("utf-8").decode("latin-1")
-        return cls(params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"])
+        user = params["server_user"]
+        recipients = Recipients.of_user(user) if user else Recipients.of_unit(_bounded.run_bounded, unit)
+        return cls(
+            params["url"], key, params["validate_certs"], params["ca_path"], params["request_timeout"], recipients
+        )
 
     def marked(self, mark: int) -> Client:
         """The same client, on connections whose packets bear this mark (SO_MARK; it needs CAP_NET_ADMIN)."""
         other = copy.copy(self)
-        other._opener = self._service.opener(*self._trust, mark)
+        other._connect(mark)
         return other
 
+    def _connect(self, mark: int = 0) -> None:
+        """Make the openers: one that the key is sent by, to its recipients alone, and one that sends no key."""
+        self._opener = self._service.opener(*self._trust, None if self._key is None else self._recipients, mark)
+        self._keyless = self._service.opener(*self._trust, None, mark)
+
     def healthy(self) -> bool:
-        """Whether the server is up; needs no key, says nothing about models. Raises for what waiting cannot mend."""
+        """Whether a server is up, whoever it is: no key is sent. Raises for what waiting cannot mend."""
         try:
-            self._call("GET", "/health")
+            self._call("GET", "/health", keyless=True)
         except Unreachable as error:
             if not error.transient:
                 raise
@@ -203,13 +188,17 @@ class Client:
             raise RouterError(self._not_a_router("GET /props answered something else"))
         if props.get("role") != "router":
             if "default_generation_settings" in props:
+                model = printable(props.get("model_path") or "unnamed")
                 raise RouterError(
-                    f"a router was wanted at {self.url}, a llama-server with a single model answers"
-                    f" ({props.get('model_path') or 'unnamed'}); start it without --model and --hf-repo, and without"
-                    " LLAMA_ARG_MODEL and LLAMA_ARG_HF_REPO in its environment"
+                    f"a router was wanted at {self.url}, a llama-server with a single model answers ({model}); start it"
+                    " without --model and --hf-repo, and without LLAMA_ARG_MODEL and LLAMA_ARG_HF_REPO in its"
+                    " environment"
                 )
             raise RouterError(self._not_a_router("GET /props names no role"))
-        return props
+        try:
+            return _router_answers.props(props)
+        except AnswerError as error:
+            raise RouterError(self._other_build("GET /props", error)) from None
 
     def models(self) -> list[Model]:
         """The router's list, in its order. Loads and wakes nothing."""
@@ -236,16 +225,40 @@ class Client:
         self._call("DELETE", "/models?" + urllib.parse.urlencode({"model": model_id}), timeout=timeout)
 
     def events(self, silence: float) -> Iterator[dict[str, Any]]:
-        """What happens to models from this call on; ends when nothing was heard for so many seconds, or it hangs up."""
+        """What happens to models from this call on; ends when nothing was heard for so many seconds, or it hangs up.
+
+        RouterError for an event of another form than a router's.
+        """
         response = self._open("GET", "/models/sse", None, silence)
 
         def read() -> Iterator[dict[str, Any]]:
-            with response, contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                for line in response:
-                    if line.startswith(b"data: "):
-                        yield json.loads(line[len(b"data: ") :])
+            with response:
+                heard = time.monotonic()
+                for line in self._lines(response):
+                    try:
+                        event = _router_answers.event(line)
+                    except AnswerError as error:
+                        raise RouterError(self._other_build("GET /models/sse", error)) from None
+                    if event is not None:
+                        yield event
+                        heard = time.monotonic()
+                    elif time.monotonic() - heard > silence:
+                        return  # it sends lines that tell nothing
 
         return read()
+
+    def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The lines of a stream, until it ends or breaks off."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            while True:
+                line = response.readline(_router_answers.LONGEST_LINE)
+                if not line:
+                    return
+                if len(line) == _router_answers.LONGEST_LINE:
+                    raise RouterError(
+                        self._not_a_router(f"a line of its stream has more than {_router_answers.LONGEST_LINE} bytes")
+                    )
+                yield line
 
     def answers(self, model_id: str) -> bool:
         """Whether the process of a loaded model answers: on its way out it is still `loaded`, and does not."""
@@ -271,69 +284,109 @@ class Client:
             "stream": True,
         }
         with self._open("POST", "/v1/completions?autoload=true", body, timeout) as response:
-            try:
-                for line in response:
-                    kind, _colon, text = line.decode(errors="replace").strip().partition(": ")
-                    if kind == "data" and text == "[DONE]":
-                        return
-                    if kind == "data":
-                        yield json.loads(text)
-                    elif kind:
-                        raise RouterError(f"an answer of {model_id} ended with an error: {kind}: {text}")
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise RouterError(f"an answer of {model_id} broke off ({type(error).__name__})") from None
+            heard = time.monotonic()
+            for line in self._lines(response):
+                kind, _colon, text = line.decode(errors="replace").strip().partition(": ")
+                if kind == "data" and text == "[DONE]":
+                    return
+                if kind == "data":
+                    try:
+                        part = _router_answers.decode(text.encode())
+                    except ValueError:
+                        raise RouterError(f"an answer of {model_id} broke off (a part is no JSON)") from None
+                    yield part
+                    heard = time.monotonic()
+                elif kind:
+                    raise RouterError(f"an answer of {model_id} ended with an error: {printable(f'{kind}: {text}')}")
+                elif time.monotonic() - heard > timeout:
+                    raise RouterError(f"an answer of {model_id} has no part for {timeout:g} s")
         raise RouterError(f"an answer of {model_id} broke off before its end")
 
     def _list(self, path: str, timeout: float) -> list[Model]:
+        answer = self._call("GET", path, timeout=timeout)
         try:
-            answer = self._call("GET", path, timeout=timeout)
-            return [_model(entry) for entry in answer["data"]]
-        except (KeyError, TypeError, ValueError):
-            raise RouterError(self._not_a_router(f"GET {path} answered another kind of list")) from None
+            return _router_answers.models(answer)
+        except AnswerError as error:
+            raise RouterError(self._other_build(f"GET {path}", error)) from None
 
-    def _call(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: object = None, timeout: float | None = None, keyless: bool = False
+    ) -> Any:
         timeout = timeout or self.request_timeout
-        with self._open(method, path, body, timeout) as response:
-            try:
-                text = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error, timeout) from None
+        with Limit(2 * timeout) as limit, self._open(method, path, body, timeout, keyless, limit) as response:
+            text = self._read(response, timeout, limit)
         try:
-            return json.loads(text)
+            return _router_answers.decode(text)
+        except AnswerError as error:
+            raise RouterError(self._other_build(f"{method} {path}", error)) from None
         except ValueError:
             raise RouterError(self._not_a_router(f"{method} {path} answered {kind(response.headers)}")) from None
 
-    def _open(self, method: str, path: str, body: object, timeout: float) -> http.client.HTTPResponse:
+    def _read(self, response: Any, timeout: float, limit: Limit | None = None) -> bytes:
+        """The body of an answer."""
+        limit = limit or Limit()
+        parts, size = [], 0
+        try:
+            while size <= _router_answers.LARGEST:
+                part = response.read(_AT_ONCE)
+                if not part:
+                    break
+                parts.append(part)
+                size += len(part)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._unreachable(limit.reason(error), timeout) from None
+        if size > _router_answers.LARGEST:
+            raise RouterError(self._not_a_router(f"it answered more than {_router_answers.LARGEST >> 20} MiB"))
+        if response.length or limit.expired:  # http.client takes an answer that was cut off for a short one
+            cut = http.client.IncompleteRead(b"", response.length)
+            raise self._unreachable(limit.reason(cut), timeout)
+        return b"".join(parts)
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        timeout: float,
+        keyless: bool = False,
+        limit: Limit | None = None,
+    ) -> http.client.HTTPResponse:
         """The answer, its body still to be read; RouterError when it is a refusal, or when none comes."""
-        request = urllib.request.Request(self.url + path, method=method, headers=self._headers)
+        limit = limit or Limit()
+        request = urllib.request.Request(self.url + path, method=method, headers={"Accept": "application/json"})
+        limit.of(request)
+        if self._key is not None and not keyless:
+            request.add_header("Authorization", f"Bearer {self._key}")
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
         try:
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout)
+            opener = self._keyless if keyless else self._opener
+            response: http.client.HTTPResponse = opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(method, path, error) from None
+                raise self._refusal(method, path, error, timeout, limit) from None
         except urllib.error.URLError as error:
-            raise self._unreachable(error.reason, timeout) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error, timeout) from None
+            raise self._unreachable(limit.reason(error.reason), timeout) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._unreachable(limit.reason(error), timeout) from None
         return response
 
-    def _refusal(self, method: str, path: str, error: urllib.error.HTTPError) -> RouterError:
+    def _refusal(
+        self, method: str, path: str, error: urllib.error.HTTPError, timeout: float, limit: Limit
+    ) -> RouterError:
         try:
-            text = error.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as broken:
-            return self._unreachable(broken, self.request_timeout)
-        try:
-            reason = str(json.loads(text)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            if not text.startswith("proxy error"):  # how it says that a model's process broke off
+            text = self._read(error.fp, timeout, limit)
+        except RouterError as broken:
+            return broken
+        reason = _router_answers.refusal(text)
+        if reason is None:
+            if not text.startswith(b"proxy error"):  # how it says that a model's process broke off
                 found = f"{method} {path} answered {error.code} with {kind(error.headers)}"
                 return RouterError(self._not_a_router(found))
-            reason = text
+            reason = printable(text.decode(errors="replace"))
         if error.code == 401:
-            sent = "the key that was sent is none of them" if "Authorization" in self._headers else "no key was sent"
+            sent = "the key that was sent is none of them" if self._key is not None else "no key was sent"
             return Refused(
                 f"the router at {self.url} wants an API key, {sent}; set api_key_file to its key file, or api_key to"
                 " one of its keys (it reads its key file only when it starts)",
@@ -345,6 +398,12 @@ class Client:
     def _unreachable(self, error: object, timeout: float) -> Unreachable:
         found = self._service.silence(error, timeout)
         return Unreachable(found.message, found.transient, isinstance(error, ssl.SSLError))
+
+    def _other_build(self, asked: str, error: AnswerError) -> str:
+        return (
+            f"the router at {self.url} answered {asked} in another form: {error}; use a build of llama.cpp that this"
+            " collection supports"
+        )
 
     def _not_a_router(self, found: str) -> str:
         return (
@@ -360,29 +419,3 @@ def _checked_key(key: str) -> str:
             " (a newline read along with it?)"
         )
     return key
-
-
-def _model(entry: Any) -> Model:
-    status = entry["status"]
-    args = [str(word) for word in status.get("args", [])]
-    port = args[args.index("--port") + 1] if "--port" in args[:-1] else "0"
-    return Model(
-        id=str(entry["id"]),
-        aliases=tuple(str(alias) for alias in entry.get("aliases", [])),
-        tags=tuple(str(tag) for tag in entry.get("tags", [])),
-        status=str(status["value"]),
-        failed=bool(status.get("failed", False)),
-        exit_code=status.get("exit_code"),
-        source=str(entry.get("source", "")),
-        options=_options(status.get("preset") or ""),
-        args=tuple(args),
-        port=int(port),
-        modalities=tuple(str(kind) for kind in entry.get("architecture", {}).get("input_modalities", [])),
-        meta=entry.get("meta") or {},
-    )
-
-
-def _options(preset: str) -> dict[str, str]:
-    """The options of the section that the router prints for a model, as `key = value` lines below its `[name]`."""
-    lines = (line.partition(" = ") for line in preset.split("\n") if not line.startswith("["))
-    return {key: value for key, equals, value in lines if equals}

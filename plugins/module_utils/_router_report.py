@@ -31,7 +31,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _certificate, _gpu_load, _nvidia, _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _bounded,
+    _certificate,
+    _gpu_load,
+    _nvidia,
+    _offload,
+)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Model,
@@ -69,7 +76,9 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
 
 def connect(places: Places, timeout: float = 10) -> Client:
     """A client with the first key, which waits so many seconds for an answer; RouterError when there is none."""
-    return Client(places.url, read_key(places.keys), places.validate_certs, request_timeout=timeout)
+    recipients = Recipients.of_unit(_bounded.run_bounded, places.unit)
+    key = read_key(places.keys)
+    return Client(places.url, key, places.validate_certs, request_timeout=timeout, recipients=recipients)
 
 
 def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], list[Model]]:

@@ -113,7 +113,7 @@ class Convergence:
     def from_params(cls, params: Mapping[str, Any], run: Run, hold: PortHold) -> Convergence:
         """The one that ARGUMENTS and UNIT_ARGUMENTS ask for; reads the key file."""
         wanted = Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__})
-        return cls(Unit(run, params["name"]), Client.from_params(params), wanted, hold)
+        return cls(Unit(run, params["name"]), Client.from_params(params, params["name"]), wanted, hold)
 
     def run(self, restart: bool = False, check_mode: bool = False) -> None:
         wanted, out = self.wanted, self.outcome

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Model,
@@ -27,6 +28,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
 Why = Callable[[Model, float], "list[str]"]
 
 
+_LONGEST = 500  # characters of a line in a message
 # How llama-server begins a line: seconds since its start with its parts, and a letter for the level.
 _CLOCK = re.compile(r"\d+(\.\d+){3} ")
 _ERROR = re.compile(_CLOCK.pattern + "E ")
@@ -268,7 +270,7 @@ def telling(log: Iterable[str], most: int = 5) -> list[str]:
     lines = list(log)
     errors = [line for line in lines if _ERROR.match(line)]
     own = [line for line in lines if not _SYSTEMD.match(line)]
-    return [_CLOCK.sub("", line) for line in (errors or own or lines)][-most:]
+    return [printable(_CLOCK.sub("", line), _LONGEST) for line in (errors or own or lines)[-most:]]
 
 
 def _definition(model: Model) -> tuple[object, ...]:

@@ -10,10 +10,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+
 NOTHING = "-"
+_WIDEST = 2000  # characters of a line
 
 
 def lines_of(report: Mapping[str, Any]) -> list[str]:
+    """Without control characters, which a terminal would obey."""
+    return [printable(line, _WIDEST) for line in _lines(report)]
+
+
+def _lines(report: Mapping[str, Any]) -> list[str]:
     return [
         *_service(report),
         *(f"{report['verdict']}: {reason}" for reason in report["reasons"]),

@@ -20,18 +20,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RUNNING, Model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import ERRORS, error_of
 
 EVENTS = 100  # are remembered
 LOAD_LINES = 2000  # of one load at the most
+LONGEST = 1000  # characters of a line that count
+MODELS = 10_000  # at the most: names come from the router, and from requests
 LOADED = ("loaded", "sleeping")
-_CHILD = re.compile(r"\[(\d+)\] (.*)")
-_SPAWN = re.compile(r"spawning server instance with name=(.+) on port (\d+)")
+_CHILD = re.compile(r"\[(\d{1,5})\] (.*)")
+_SPAWN = re.compile(r"spawning server instance with name=(.+) on port (\d{1,5})\b")
 # For a client that loads a model, and for a request that waits for one.
 _EVICT = re.compile(r"(?:removing|evicting idle) LRU name=(.+?)(?: for a queued request)?$")
 _QUEUE = re.compile(r"request for name=(.+) queued at position \d+$")
-_TOKENS = re.compile(r"\| +(prompt eval|eval|total) time = .* / +(\d+) tokens")
+_TOKENS = re.compile(r"\| +(prompt eval|eval|total) time = .* / +(\d{1,12}) tokens")
 
 
 @dataclass
@@ -140,6 +143,7 @@ class Watch:
 
     def line(self, text: str, at: float) -> None:
         """One line of the router's journal; of those from before the watch began only what still holds counts."""
+        text = printable(text, LONGEST)
         child, error = _CHILD.match(text), error_of(text)
         with self._lock:
             if error:
@@ -229,6 +233,8 @@ class Watch:
             history.answers += 1
 
     def _history(self, name: str) -> History:
+        if name not in self._models and len(self._models) >= MODELS:
+            return History(since=self._clock())
         return self._models.setdefault(name, History(since=self._clock()))
 
     def _set(self, history: History, status: str) -> None:

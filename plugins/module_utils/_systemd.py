@@ -84,6 +84,10 @@ class Unit:
         """Forget earlier failures and starts, so that the unit's start limit does not count them."""
         self._systemctl("reset-failed", self.name)
 
+    def start(self) -> None:
+        """Start it. For a oneshot service this lasts until it has ended, at most its TimeoutStartSec=."""
+        self._systemctl("start", self.name)
+
     def restart(self) -> None:
         """Start it, also out of a pause between two tries, which a plain start would sit out."""
         self._systemctl("restart", self.name)

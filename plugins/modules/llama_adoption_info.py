@@ -114,6 +114,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._adoption import Adoption
 from ansible_collections.homelab.llamacpp.plugins.module_utils._hand_made import Server, servers
+from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import PresetError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, UnitError, runner
@@ -206,7 +207,8 @@ class AdoptionInfo:
         if server.active:
             for url in urls:
                 try:
-                    models = Client(url, adoption.given[0] if adoption.given else None).models()
+                    key = adoption.given[0] if adoption.given else None
+                    models = Client(url, key, recipients=Recipients.of_unit(self._run, server.unit)).models()
                 except RouterError:
                     continue
                 return url, {model.id: sorted(model.aliases) for model in models}

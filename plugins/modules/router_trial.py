@@ -12,8 +12,8 @@ version_added: 0.1.0
 author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
   - Whether a llama-server that is to take the router's place would do what it does, tried while the router serves.
-  - It takes what the router runs with from the router's process, so that nothing differs but the binary - command
-    line, environment, user.
+  - It runs as a transient unit with the settings of the router's unit, so that nothing differs but the binary - command
+    line, environment, user, credentials, sandbox. Nothing is taken from the router's process.
   - Nothing of the router is touched, and no port is opened.
 extends_documentation_fragment: [homelab.llamacpp.router]
 options:
@@ -81,7 +81,6 @@ answer:
 """
 
 import json
-import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
@@ -92,27 +91,29 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api impor
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_files import by_size
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import Router
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_trial import Running, Trial, room_beside
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_trial import Trial, room_beside
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, runner
+from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_twin import FOLDER
 
 
 class RouterTrial:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
-        state = Unit(runner(module.run_command), self.params["name"]).state()
+        run = runner(module.run_command)
+        state = Unit(run, self.params["name"]).state()
         if not state.up or not state.main_pid:
             raise RouterError(
                 f"{self.params['name']} was wanted running, to try {self.params['llama_server']} with what it runs"
                 f" with; it is {state.active} ({state.sub}); start it first (playbooks/site.yml)"
             )
-        self.trial = Trial(self.params["llama_server"], Running.of(state.main_pid), self.params["timeout"])
+        self.trial = Trial(run, self.params["name"], self.params["llama_server"], self.params["timeout"])
 
     def run(self) -> None:
         if self.params["gate"] == "presets":
             self.trial.reads(self.params["presets"])
             self.module.exit_json(changed=False)
-        router = Router(Client.from_params(self.params))
+        router = Router(Client.from_params(self.params, self.params["name"]))
         models = by_size(router.client.models())
         if not models:
             raise RouterError(
@@ -156,7 +157,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(
-            msg=f"room for the trial was wanted in {tempfile.gettempdir()}, {error.strerror}; mend that, then run again"
+            msg=f"the trial cannot write {error.filename or FOLDER}: {error.strerror}; run as root (become), and free"
+            " space in /run"
         )
 
 

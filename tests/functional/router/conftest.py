@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
-from router_host import DOUBLE, UNIT, Host
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _unit_twin
+from router_host import DOUBLE, UNIT, Host, twin_places
 from router_server import KEYS, TESTS, Call
 
 sys.path.insert(0, str(TESTS))
@@ -84,5 +85,7 @@ def host(tmp_path: Path, models: Path, call: Call, monkeypatch: pytest.MonkeyPat
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("SYSTEMD_DOUBLE", str(tmp_path))
+    for name, folder in twin_places(tmp_path).items():
+        monkeypatch.setattr(_unit_twin, name, folder)
     yield Host(tmp_path, models, call)
     subprocess.run(["systemctl", "stop", UNIT], check=True)

@@ -17,6 +17,11 @@ UNIT = "llama-router.service"
 DOUBLE = Path(__file__).with_name("systemd_double.py")
 
 
+def twin_places(folder: Path) -> dict[str, str]:
+    """Where the double has units and their folders."""
+    return {"UNITS": str(folder), "FOLDER": str(folder / "run/homelab"), "RUNTIME": str(folder / "run")}
+
+
 class Host:
     """One guest: the unit, its files, its models."""
 

@@ -17,17 +17,29 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HOME = Path(os.environ["SYSTEMD_DOUBLE"])
-IDLE = {"active": "inactive", "sub": "dead", "pid": 0, "supervisor": 0, "read": None, "starts": []}
+IDLE = {
+    "active": "inactive",
+    "sub": "dead",
+    "pid": 0,
+    "supervisor": 0,
+    "read": None,
+    "starts": [],
+    "code": "0",
+    "status": "0",
+    "result": "success",
+}
 
 
 def fail(message: str, status: int = 1) -> None:
@@ -75,8 +87,23 @@ class Service:
         return read
 
     def setting(self, key: str) -> list[str]:
-        lines = (line.partition("=") for line in (self.text() or "").splitlines())
-        return [value for name, _equals, value in lines if name == key]
+        """Of [Service]; an empty one takes those before it back."""
+        values: list[str] = []
+        section = ""
+        for line in (self.text() or "").splitlines():
+            name, equals, value = line.partition("=")
+            if line.startswith("["):
+                section = line
+            elif section == "[Service]" and equals and name == key:
+                values = [*values, value] if value else []
+        return values
+
+    def last(self, key: str, default: str = "") -> str:
+        return self.setting(key)[-1] if self.setting(key) else default
+
+    @property
+    def starts_once(self) -> bool:
+        return self.last("Type") == "oneshot"
 
     def properties(self) -> dict[str, str]:
         text = self.text()
@@ -87,6 +114,13 @@ class Service:
             "SubState": now["sub"],
             "NeedDaemonReload": "yes" if text is not None and text != self.file.read_text() else "no",
             "MainPID": str(now["pid"]),
+            "FragmentPath": "" if text is None else str(self.file),
+            "DropInPaths": "",
+            "User": self.last("User"),
+            "Group": self.last("Group"),
+            "ExecMainCode": now["code"],
+            "ExecMainStatus": now["status"],
+            "Result": now["result"],
         }
 
     # --- verbs ---
@@ -101,7 +135,7 @@ class Service:
             )
         self.stop()
         starts = [moment for moment in self.remembered()["starts"] if time.time() - moment < 10]
-        if len(starts) >= 5:
+        if len(starts) >= 5 and "StartLimitIntervalSec=0" not in (self.text() or ""):
             self.remember(active="failed", sub="failed")
             fail(f"Job for {self.name} failed.\nstart request repeated too quickly")
         self.remember(starts=[*starts, time.time()], active="activating", sub="start-pre")
@@ -110,8 +144,12 @@ class Service:
             fail(f"Job for {self.name} failed because the control process exited with error code.")
         if os.fork() == 0:
             self.supervise()
-        while self.remembered()["sub"] == "start-pre":
+        while self.remembered()["sub"] == "start-pre" or (self.starts_once and self.remembered()["supervisor"]):
             time.sleep(0.01)
+        if self.starts_once and self.remembered()["active"] == "failed":
+            fail(f"Job for {self.name} failed because the control process exited with error code.")
+
+    start = restart
 
     def prepare(self) -> bool:
         for folder in self.setting("RuntimeDirectory"):
@@ -131,19 +169,44 @@ class Service:
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        argv = self.setting("ExecStart")[0].split()
+        argv = shlex.split(self.last("ExecStart"))
+        file = self.last("StandardOutput").partition("file:")[2]
+        limit = self.last("TimeoutStartSec" if self.starts_once else "RuntimeMaxSec", "inf")
+        folder = self.last("WorkingDirectory") or None
         while True:
-            process = subprocess.Popen(argv, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
-            self.remember(active="active", sub="running", pid=process.pid, supervisor=os.getpid())
-            assert process.stdout
-            with self.journal.open("a") as journal:
-                for line in process.stdout:
-                    print(time.time(), line, end="", file=journal, flush=True)
+            with open(file or os.devnull, "ab") as output:
+                process = subprocess.Popen(
+                    argv,
+                    stderr=subprocess.STDOUT,
+                    stdout=output if file else subprocess.PIPE,
+                    text=True,
+                    cwd=folder,
+                    start_new_session=True,
+                )
+            killer = threading.Timer(min(float(limit), 1e6), os.killpg, (process.pid, signal.SIGKILL))
+            killer.daemon = True
+            killer.start()
+            active, sub = ("activating", "start") if self.starts_once else ("active", "running")
+            self.remember(active=active, sub=sub, pid=process.pid, supervisor=os.getpid())
+            if process.stdout:
+                with self.journal.open("a") as journal:
+                    for line in process.stdout:
+                        print(time.time(), line, end="", file=journal, flush=True)
             status = process.wait()
+            late = killer.finished.is_set()
+            killer.cancel()
+            if file:  # KillMode=control-group
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             self.clear()
             with self.alone():
+                ended = {"code": "2" if status < 0 else "1", "status": str(abs(status)), "pid": 0}
                 if status == 0 or self.remembered()["sub"] == "stop-sigterm":
-                    self._remember(active="inactive", sub="dead", pid=0, supervisor=0)
+                    self._remember(active="inactive", sub="dead", supervisor=0, **ended)
+                    os._exit(0)
+                if self.last("Restart", "no") == "no":
+                    result = "timeout" if late else "signal" if status < 0 else "exit-code"
+                    self._remember(active="failed", sub="failed", supervisor=0, result=result, **ended)
                     os._exit(0)
                 self._remember(active="activating", sub="auto-restart", pid=0)
             time.sleep(float(self.setting("RestartSec")[0]))
@@ -187,7 +250,7 @@ def systemctl(args: list[str]) -> None:
     elif verb == "reset-failed" and not options:
         failed = service.remembered()["active"] == "failed"
         service.remember(starts=[], **({"active": "inactive", "sub": "dead"} if failed else {}))
-    elif verb in ("restart", "stop") and not options:
+    elif verb in ("start", "restart", "stop") and not options:
         getattr(service, verb)()
     else:
         fail(f"Unknown command verb or option: {' '.join(args)}")

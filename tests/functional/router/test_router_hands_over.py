@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold, _router_quiet
-from router_host import Host
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold, _router_quiet
+from router_host import UNIT, Host, twin_places
 from router_server import ENDLESS, LLAMA_SERVER, TESTS, wait_until
 
 sys.path[:0] = [str(TESTS), str(TESTS / "update")]
@@ -27,8 +27,12 @@ from make_releases import KINDS, script
 TRIAL = """
 import json, sys
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _unit_twin
 from ansible_collections.homelab.llamacpp.plugins.modules import router_trial
-with patch_module_args(json.load(sys.stdin)):
+given = json.load(sys.stdin)
+for name, folder in given.pop("places").items():
+    setattr(_unit_twin, name, folder)
+with patch_module_args(given):
     router_trial.main()
 """
 
@@ -106,9 +110,8 @@ class Guest:
 
 def kernel_switch() -> str:
     """What it is while nobody holds a port, other tests at the same time included."""
-    with open(_port_hold.MIGRATE, encoding="ascii") as switch:
-        fcntl.flock(switch, fcntl.LOCK_EX)
-        return switch.read()
+    with _files.locked(_port_hold.LOCK, 600, create_mode=0o755):
+        return Path(_port_hold.MIGRATE).read_text()
 
 
 @pytest.fixture
@@ -233,24 +236,57 @@ def test_a_bad_one_fails_its_trial_and_the_router_goes_on(guest: Guest, kind: st
     assert set(guest.host.status().values()) == {"unloaded"}
 
 
-def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
-    def servers() -> list[str]:
-        """Its children that have become what "silent" becomes; others are gone in a moment."""
-        found = []
-        for pid in Path(f"/proc/{trial.pid}/task/{trial.pid}/children").read_text().split():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found += [pid] * (Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
-        return found
+def twins(guest: Guest) -> list[dict[str, Any]]:
+    """What systemd knows of trials."""
+    return [json.loads(file.read_text()) for file in guest.host.folder.glob("llama-trial-*.service.json")]
 
+
+def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
     trial = subprocess.Popen([sys.executable, "-c", TRIAL], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert trial.stdin
-    json.dump(guest.trial("silent", "answer"), trial.stdin)
+    json.dump(
+        {**guest.trial("silent", "answer"), "timeout": 300, "places": twin_places(guest.host.folder)}, trial.stdin
+    )
     trial.stdin.close()
-    wait_until(lambda: bool(servers()))
-    (server,) = servers()
+    wait_until(lambda: any(twin["pid"] for twin in twins(guest)))
+    (server,) = (twin["pid"] for twin in twins(guest))
     trial.kill()
     trial.wait()
     wait_until(lambda: not Path(f"/proc/{server}").exists())
+    wait_until(lambda: not list(guest.host.folder.glob("llama-trial-*.service")))
+    assert list((guest.host.folder / "run/homelab").iterdir()) == []
+
+
+def test_a_trial_leaves_nothing(guest: Guest) -> None:
+    guest.try_out("second", "presets")
+    guest.try_out("second", "answer")
+    assert len(twins(guest)) == 2
+    assert not any(twin["pid"] for twin in twins(guest))
+    assert not list(guest.host.folder.glob("llama-trial-*.service"))
+    assert list((guest.host.folder / "run/homelab").iterdir()) == []
+
+
+def test_a_trial_takes_nothing_from_the_routers_process(guest: Guest) -> None:
+    """Its command line and environment are the process's own to change: this one has others than its unit."""
+    seen = guest.host.folder / "seen"
+    command = guest.root / "releases/second/bin/llama-server"
+    command.write_text(command.read_text().replace("\n", f'\n{{ env; echo "$@"; }} >>{seen}\n', 1))
+    guest.host.unit.write_text(guest.host.unit.read_text() + "Environment=FROM_UNIT=1\n")
+    subprocess.run(["systemctl", "stop", UNIT], check=True)
+    evil = {**os.environ, "LD_PRELOAD": "/nonexistent/evil.so", "EVIL": "1"}
+    argv = [str(LLAMA_SERVER), "--host", "127.0.0.1", "--port", str(guest.host.port), "--models-dir"]
+    argv += [str(guest.host.folder_of_models), "--api-key-file", str(guest.host.keys), "--evil-option"]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *argv], env=evil) as process:
+        memory = guest.host.folder / f"{UNIT}.json"
+        up = {"active": "active", "sub": "running", "pid": process.pid}
+        memory.write_text(json.dumps({**json.loads(memory.read_text()), **up}))
+        done = guest.try_out("second", "presets")
+        process.kill()
+    memory.write_text(json.dumps({**json.loads(memory.read_text()), "active": "inactive", "sub": "dead", "pid": 0}))
+    assert "msg" not in done
+    text = seen.read_text()
+    assert "--models-max 2" in text  # as the unit has it
+    assert "evil" not in text.lower()
 
 
 def test_options_that_are_gone_are_named_with_preset_and_line_all_at_once(guest: Guest) -> None:

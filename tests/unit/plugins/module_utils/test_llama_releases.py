@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_releases
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
     FALLBACK,
     ReleaseError,
@@ -292,3 +294,24 @@ def test_what_was_left_half_taken_away_goes_with_the_next(releases: Releases) ->
         Path(releases.folder, f".old-{name}", "bin").mkdir(parents=True)
     releases.remove(releases.all()[0])
     assert os.listdir(releases.folder) == ["b1"]
+
+
+def test_another_run_is_waited_for_and_not_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user can open the folder and lock it; the lock that counts is a file that nobody else can open."""
+    monkeypatch.setattr(_llama_releases, "LOCKS", str(tmp_path / "locks"))
+    folder = tmp_path / "llama.cpp"
+    with pytest.raises(ReleaseError, match="No such file"), _llama_releases.alone(str(folder)):
+        pass
+    folder.mkdir()
+    theirs = os.open(folder, os.O_RDONLY)
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+    with _llama_releases.alone(str(folder), 0.2):
+        (lock,) = (tmp_path / "locks").iterdir()
+        assert lock.stat().st_mode & 0o777 == 0o600
+        late = _llama_releases.alone(str(folder), 0.2)
+        with pytest.raises(ReleaseError, match=r"another run has held it for 0\.2 seconds"), late:
+            pass
+    with _llama_releases.alone(str(folder), 0.2):
+        pass
+    os.close(theirs)
+    assert list(folder.iterdir()) == []

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _port_hold
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold
 from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import PROBE, HoldError, PortHold
 
 
@@ -37,7 +39,7 @@ def migrate(tmp_path: Path) -> Path:
 def hold(migrate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PortHold]:
     listener = _port_hold._listener
     monkeypatch.setattr(_port_hold, "_listener", lambda pid: listener(os.getpid()))
-    held = PortHold(str(migrate))
+    held = PortHold(str(migrate), f"{migrate}.lock", 60)
     yield held
     held.give()
 
@@ -120,7 +122,7 @@ def test_it_can_be_given_back_to_the_old_server_and_taken_again(hold: PortHold) 
 
 def test_a_second_hold_waits_for_the_first(hold: PortHold, migrate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the first to be given would turn the kernel's switch off under the other."""
-    second = PortHold(str(migrate))
+    second = PortHold(str(migrate), f"{migrate}.lock", 60)
     with listen() as old:
         found = _port_hold._listener(1)
         monkeypatch.setattr(_port_hold, "_listener", lambda pid: found)
@@ -153,6 +155,67 @@ def test_a_kernel_that_moves_no_connections(hold: PortHold, migrate: Path, monke
     with listen() as old:
         with pytest.raises(HoldError, match=r"Linux 5\.14"):
             hold.take(1)
+        assert reaches(old) == 20
+
+
+def test_a_lock_that_another_user_holds_stops_nobody(hold: PortHold, migrate: Path) -> None:
+    """Every user can open the kernel's switch and lock it; the lock that counts is a file that nobody else can open."""
+    with listen(), migrate.open() as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        hold.take(1)
+        assert hold.taken
+    assert os.stat(f"{migrate}.lock").st_mode & 0o777 == 0o600
+
+
+def test_another_hold_is_not_waited_for_without_end(hold: PortHold, migrate: Path) -> None:
+    with listen() as old:
+        with _files.locked(f"{migrate}.lock"):
+            late = PortHold(str(migrate), f"{migrate}.lock", 0.2)
+            with pytest.raises(HoldError, match=r"another run has held it for 0\.2 seconds"):
+                late.take(1)
+            late.give()
+        assert migrate.read_text() == "0\n"
+        assert reaches(old) == 20
+        late.take(1)  # and it is free again
+        late.give()
+
+
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open
+
+    def without(path: str, **more: Any) -> Any:
+        if path.endswith("tcp6"):
+            raise FileNotFoundError(path)
+        return real(path, **more)
+
+    monkeypatch.setattr(_port_hold, "open", without, raising=False)
+    with listen() as server:
+        assert server.getsockname()[1] in {c.port for c in _port_hold.listeners()}
+
+
+def test_who_is_connected_does_not_listen(hold: PortHold) -> None:
+    """Connections have the address and port of the server's socket, too."""
+    with listen() as old, connect(old) as client, old.accept()[0]:
+        hold.take(1)
+        old.close()
+        assert not hold.answered()
+        assert client.getpeername()[1] not in {c.port for c in _port_hold.listeners() if c.established}
+
+
+def test_who_may_not_mark_packets_holds_nothing(hold: PortHold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CAP_NET_ADMIN nobody sees when the new server is ready."""
+
+    class Unmarked(socket.socket):
+        def setsockopt(self, *args: Any) -> None:
+            if args[1] == socket.SO_MARK:
+                raise PermissionError(1, "Operation not permitted")
+            super().setsockopt(*args)
+
+    with listen() as old:
+        monkeypatch.setattr(_port_hold.socket, "socket", Unmarked)
+        with pytest.raises(HoldError, match="it needs CAP_NET_ADMIN"):
+            hold.take(1)
+        monkeypatch.undo()
         assert reaches(old) == 20
 
 

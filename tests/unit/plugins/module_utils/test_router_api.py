@@ -146,7 +146,7 @@ def test_other_servers(server: Answering, client: Client, text: str, status: int
 @pytest.mark.parametrize("text", ["[]", "{}", '{"data": [1]}', '{"data": [{"id": "x"}]}', '{"data": null}'])
 def test_other_lists(server: Answering, client: Client, text: str) -> None:
     server.says(text)
-    with pytest.raises(RouterError, match="another kind of list"):
+    with pytest.raises(RouterError, match="answered GET /models in another form: expected"):
         client.models()
 
 
@@ -294,8 +294,8 @@ def test_the_bytes_of_a_key_are_kept(server: Answering, tmp_path: Path) -> None:
     """By value and by file, a key beyond ASCII goes out as the bytes that the key file holds."""
     file = tmp_path / "keys"
     file.write_text("schlüssel\n", encoding="utf-8")
-    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 60}
+    params = {"url": server.url, "validate_certs": True, "ca_path": None, "request_timeout": 60, "server_user": None}
     for source in ({"api_key": "schlüssel", "api_key_file": None}, {"api_key": None, "api_key_file": str(file)}):
-        Client.from_params({**params, **source}).healthy()
+        Client.from_params({**params, **source}).admits()
     sent = {headers["Authorization"].encode("latin-1") for *_request, headers in server.seen}
     assert sent == {"Bearer schlüssel".encode()}

@@ -102,7 +102,7 @@ def test_a_router_that_comes_up_on_another_port_is_not_waited_for_on_the_one_tha
     """As after a change of llama_router_port."""
     switch = tmp_path / "tcp_migrate_req"  # in the place of the kernel's, which belongs to the whole machine
     switch.write_text("0")
-    hold = PortHold(str(switch))
+    hold = PortHold(str(switch), str(tmp_path / "lock"))
     with socket.socket() as old:
         old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
         old.bind(("127.0.0.1", 0))

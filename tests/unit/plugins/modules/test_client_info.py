@@ -20,13 +20,14 @@ from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, As
 
 KEY = "the-routers-key"
 MODEL = {"id": "a", "aliases": ["b"], "status": {"value": "unloaded", "preset": "[a]\nctx-size = 4096\n"}}
+PROPS = {"role": "router", "max_instances": 1, "models_autoload": True}
 Call = Callable[..., dict[str, Any]]
 
 
 class Router(HttpDouble):
     def answer(self, asked: Asked) -> Told:
         assert asked.headers["Authorization"] == f"Bearer {KEY}"
-        return Told(200, JSON, json.dumps({"/props": {"role": "router"}, "/models": {"data": [MODEL]}}[asked.path]))
+        return Told(200, JSON, json.dumps({"/props": PROPS, "/models": {"data": [MODEL]}}[asked.path]))
 
 
 @pytest.fixture
