@@ -10,6 +10,7 @@ holds it against the real llama-server. An option that it does not know passes t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -322,6 +323,8 @@ _SECRET_NAME = re.compile(r".*(token|password|passwd|secret|api-key)")
 # With them whoever has a key runs commands on the server, or uses its network.
 _POWER_NAME = re.compile(r"(tools|agent|mcp|ui-mcp|webui-mcp)(-.*)?")
 _POWERS = frozenset({"tools", "tools-runtime", "agent", "mcp-servers-config", "mcp-servers-json", "webui-mcp-proxy"})
+# What JSON may hold, and a line of a preset may not.
+_SPECIAL = re.compile("[;#\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@")
 
 _TRUE = ("on", "enabled", "true", "1")
@@ -445,6 +448,9 @@ def secrets_in(options: Mapping[str, Any]) -> set[str]:
 
 
 def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield from _leaves(json.loads(value))
     if isinstance(value, Mapping):
         for one in value.values():
             yield from _leaves(one)
@@ -481,8 +487,8 @@ def to_text(key: str, value: Any) -> str:
     if isinstance(value, (list, tuple)) and option.kind == "list":
         return _join(key, value)
     if isinstance(value, dict) and option.kind == "json":
-        # A preset takes ; and # for comments, wherever they are; inside JSON both can be written in another way.
-        return json.dumps(value, ensure_ascii=False).replace(";", "\\u003b").replace("#", "\\u0023")
+        # A preset takes ; and # for comments, wherever they are; inside JSON all signs can be written in another way.
+        return _SPECIAL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
     if isinstance(value, (list, tuple)):
         why = "; only a command line may repeat it" if option.kind == "repeatable" else ""
         raise ValueError(f"{key} takes one value in a preset, found a list of {len(value)}{why}")
