@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
-# Text that cannot be a template: neither {{, {% and {#, nor #jinja2: can be written with these characters.
-_PLAIN = re.compile(r"[A-Za-z0-9 _./:,@+=-]*")
+# Each template has one of these: {{, {%, {# and the header #jinja2:. No text that YAML takes for a number, a date or
+# null has one, so with the tag a string stays a string.
+_MARKERS = frozenset("{#")
 # Ansible trusts keys too, and no tag is of use there.
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
@@ -112,8 +113,4 @@ def _checked(value: Any, where: str, depth: int) -> Any:
 def _text(text: str, where: str) -> str:
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise InventoryError(f"{where}: expected text, found bytes that are none: {printable(text)!r}")
-    if _PLAIN.fullmatch(text):
-        return text
-    # Under a tag, text that looks like a number or null would become one. Such text holds no sign of a template.
-    tag = _Dumper("").resolve(yaml.ScalarNode, text, (True, False))
-    return _Unsafe(text) if tag == "tag:yaml.org,2002:str" or "{" in text or text.startswith("#") else text
+    return _Unsafe(text) if _MARKERS.intersection(text) else text
