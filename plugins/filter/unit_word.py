@@ -7,12 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import word
 
 
 def unit_word(text: Any, variables: bool = True) -> str:
     """One word of a line in a unit; see unit_word.yml."""
-    return word(str(text), variables)
+    try:
+        return word(str(text), variables)
+    except BadName as error:
+        raise AnsibleFilterError(f"unit_word: {error}") from error
 
 
 class FilterModule:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _models_dir, _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import NAME
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, line, printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset, served_name
 
 # Options of the router's own that have a variable.
@@ -61,6 +62,7 @@ _NOT_THE_MODELS = ROUTER | OWN | _options.RESERVED | frozenset(VARIABLES)
 # Lead to a model's files, and become its sources.
 FILES = ("model", "mmproj", "hf-repo", "hf-file", "model-url")
 TOKEN = "hf-token"
+_LONGEST_LINE = 1000  # characters of what is told
 # Where the unit of llama_router sees nothing (ProtectHome).
 HIDDEN = ("/home/", "/root/", "/run/user/")
 KEY = re.compile(r"[^\s#]\S{15,}")
@@ -80,12 +82,14 @@ class Words:
             if option is None:
                 instead = _options.REPLACED.get(name)
                 value = rest.pop(0) if not instead and rest and not _is_option(rest[0]) else ""
+                value = _options.masked(word, value)
                 if instead:
                     key, _colon, text = instead.partition(": ")
                     self.unknown.append(f"{word}: no option any more; {instead} in its place")
                     if text and _options.find(key):
                         self.options[key] = text
                 else:
+                    word = word.partition("=")[0]
                     self.unknown.append(f"{word} {value}".strip() + ": not known to this collection's table of options")
             elif option.kind == "flag":
                 self.options[option.name] = name not in option.negations
@@ -128,13 +132,17 @@ class Adoption:
         read = Words(words)
         self.left += read.unknown
         named = {key: option for key, option in zip(environment, map(_options.find, environment)) if option}
-        self._environment = {
-            option.name: _options.from_text(key, environment[key])
-            for key, option in named.items()
-            if key.startswith("LLAMA_ARG_")
-        }
+        self._environment = self._without_refused(
+            "the environment",
+            {
+                option.name: _options.from_text(key, environment[key])
+                for key, option in named.items()
+                if key.startswith("LLAMA_ARG_")
+            },
+        )
         own = {name: value for name, value in self._environment.items() if name in _NOT_THE_MODELS}
-        self.options = {**own, **self._without_token("the command line", read.options)}
+        self.options = {**own, **self._without_refused("the command line", read.options)}
+        self._read_port()
         self._preset = self._read_preset()
         self._view = self._read_models_dir()
         self._read_keys(environment)
@@ -145,6 +153,8 @@ class Adoption:
             self.inventory["llama_router_common_options"] = common
         self._read_environment(environment)
         self.inventory["llamacpp_models"] = models
+        self.corrected = [printable(text, _LONGEST_LINE) for text in self.corrected]
+        self.left = [printable(text, _LONGEST_LINE) for text in self.left]
 
     @property
     def port(self) -> int | None:
@@ -152,6 +162,13 @@ class Adoption:
 
     def _path(self, path: str) -> str:
         return os.path.normpath(os.path.join(self._folder, path))
+
+    def _read_port(self) -> None:
+        """The port is a number: with any other text after its colon the key would go to another host."""
+        port = self.options.get("port")
+        if port is not None and not (isinstance(port, int) and 0 < port < 65536):
+            del self.options["port"]
+            self.left.append(f"--port {port}: it is no port")
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -189,18 +206,23 @@ class Adoption:
             self.corrected.append(
                 "--api-key shows the key in ps and in the unit: it goes to a file for the service only"
             )
-        if self.keys:
-            self.inventory["llama_router_api_keys"] = "{{ vault_llama_router_api_keys }}"
 
     # --- options ------------------------------------------------------------------------------------------------------
 
-    def _without_token(self, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The hub's token is a secret: it is in none of the variables, and in no message."""
-        kept = {key: value for key, value in options.items() if _options.canonical(key)[0] != TOKEN}
-        if len(kept) < len(options):
-            self.left.append(
-                f"{where} has a token of the hub: give it to llama_models (llama_models_token out of a vault)"
-            )
+    def _without_refused(self, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out secrets, which no variable and no message shows, and options by which clients run commands."""
+        kept = {}
+        for key, value in options.items():
+            name = _options.canonical(key)[0]
+            why = "" if name == "api-key" else _options.refusal(key, value)
+            if name == TOKEN:
+                self.left.append(
+                    f"{where} has a token of the hub: give it to llama_models (llama_models_token out of a vault)"
+                )
+            elif why:
+                self.left.append(f"{where} has {why}")
+            else:
+                kept[key] = value
         return kept
 
     def _read_own(self) -> None:
@@ -236,7 +258,7 @@ class Adoption:
     def _checked(self, section: str, options: Mapping[str, Any], overruled: set[str]) -> dict[str, Any]:
         """The options of a section that do something, by their canonical names."""
         kept: dict[str, Any] = {}
-        for key, value in self._without_token(f"[{section}]", options).items():
+        for key, value in self._without_refused(f"[{section}]", options).items():
             name, negated = _options.canonical(key)
             instead = _options.REPLACED.get(name)
             if instead:
@@ -246,8 +268,9 @@ class Adoption:
                     kept[new] = text
                 self.corrected.append(f"[{section}] {key} is no option any more: {instead}")
             elif name in overruled:
+                shown = _options.masked(key, value)
                 self.corrected.append(
-                    f"[{section}] {key} = {value} had no effect, since --{name} is on the command line"
+                    f"[{section}] {key} = {shown} had no effect, since --{name} is on the command line"
                 )
             elif _options.complaint(key):
                 self.corrected.append(f"[{section}] {_options.complaint(key)}")
@@ -264,14 +287,27 @@ class Adoption:
             kept = self._checked(section, options, overruled - {"model"})
             entry = self._view.pop(served, None)
             source = self._source(served, kept, entry)
-            if source is not None:
+            if source is not None and self._can_be_written(served, source, kept):
                 models.append(self._model(served, source, kept))
         for entry in self._view.values():
             shard = _models_dir.SHARD.search(entry.path)
             if shard and os.path.basename(entry.path).startswith(entry.id) and shard[1] != "00001":
                 continue  # comes with the first one
-            models.append(self._model(entry.id, self._of_entry(entry), {}))
+            source = self._of_entry(entry)
+            if self._can_be_written(entry.id, source, {}):
+                models.append(self._model(entry.id, source, {}))
         return sorted(models, key=lambda model: str(model["name"]))
+
+    def _can_be_written(self, served: str, source: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether its names and options are lines of text, as the presets are."""
+        texts = [served, *(text for place in source.values() for text in place.values()), *map(str, options.values())]
+        try:
+            for text in texts:
+                line(text, "its name, its path and its options")
+        except BadName as error:
+            self.left.append(f"{served}: {error}; rename it first")
+            return False
+        return True
 
     def _source(
         self, name: str, options: dict[str, Any], entry: _models_dir.Entry | None

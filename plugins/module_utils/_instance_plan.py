@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names, _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gpu_choice import ChoiceError, choose
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_load import VramError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._vram_place import device_name
@@ -45,13 +45,15 @@ def plan(
     devices: Sequence[Any] = (),
     ports: Mapping[Any, str] | None = None,
     common: Mapping[str, Any] | None = None,
+    allow_options: Collection[str] = (),
     **limits: Any,
 ) -> dict[str, Any]:
     """The instances as they are to run, and `reserved_mib`, what others and the started ones hold of each device.
 
     `models` are gguf_info's, `devices` the machine's (choose_gpus' with their UUIDs, or any that the planner takes),
     none for a CPU. `ports` are those of others, with their names. `limits` are the planner's overhead_mib, margin_mib
-    and reserved_mib. Raises InstanceError.
+    and reserved_mib. `allow_options` names options by which clients run commands (see _options.refusal). Raises
+    InstanceError.
     """
     found = {model["id"]: model for model in models}
     taken = {int(port): owner for port, owner in (ports or {}).items()}
@@ -85,9 +87,9 @@ def plan(
                     **_sees(devices, places),
                     "DEVICES": " ".join(_wanted(options, room.own(places))),
                     "DEVICE_OPTIONS": _join(
-                        _words(name, {key: value for key, value in options.items() if key == "rpc"})
+                        _words(name, {key: value for key, value in options.items() if key == "rpc"}, allow_options)
                     ),
-                    "OPTIONS": _join(_words(name, options)),
+                    "OPTIONS": _join(_words(name, options, allow_options)),
                 },
             }
         )
@@ -221,7 +223,7 @@ def _wanted(options: Mapping[str, Any], own: Sequence[Any]) -> list[str]:
     return [] if names == ["none"] else names
 
 
-def _words(name: str, options: Mapping[str, Any]) -> list[str]:
+def _words(name: str, options: Mapping[str, Any], allow: Collection[str]) -> list[str]:
     """Options as words of a command line."""
     words = []
     for key, value in options.items():
@@ -231,14 +233,19 @@ def _words(name: str, options: Mapping[str, Any]) -> list[str]:
             continue
         if canonical in _ELSEWHERE:
             raise InstanceError(f"instance {name}: the option {key} belongs in {_ELSEWHERE[canonical]}")
+        refused = _options.refusal(key, value, allow)
+        if refused:
+            raise InstanceError(f"instance {name}: {refused}")
         if option is None or option.kind == "exits" or canonical in _options.REPLACED:
             raise InstanceError(f"instance {name}: {_options.complaint(key)}")
         try:
             text = _options.to_text(key, value)
         except ValueError as error:
             raise InstanceError(f"instance {name}: {error}") from None
-        if "\n" in text:
-            raise InstanceError(f"instance {name}: {key}: one line was wanted, several were found")
+        try:
+            _names.line(text, f"the value of {key}")
+        except _names.BadName as error:
+            raise InstanceError(f"instance {name}: {error}") from None
         if option.kind != "flag":
             words += [_dashed(option.names), text]
         elif (text == "true") != negated:

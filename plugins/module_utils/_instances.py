@@ -16,6 +16,7 @@ import grp
 import hashlib
 import os
 import pwd
+import re
 import secrets
 import shlex
 import tempfile
@@ -26,7 +27,9 @@ from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _llama_dry_run,
+    _names,
     _offload,
+    _options,
     _port_hold,
     _router_children,
     _router_files,
@@ -35,6 +38,8 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Reci
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+KEY = re.compile(r"[^\s#]\S{15,}")
 _LOG = 20000  # lines of a journal, in which a model's load is looked for
 
 
@@ -93,6 +98,11 @@ class Instances:
     def look(self) -> None:
         """Decide what is to be done, and refuse what cannot be."""
         for instance in self.all:
+            try:
+                _names.plain(_names.component(instance.name, "a name of an instance"), "a name of an instance")
+            except _names.BadName as error:
+                raise InstanceError(str(error)) from None
+        for instance in self.all:
             self._decide(instance)
         self._refuse_taken_ports()
         for instance in self.all:
@@ -142,6 +152,11 @@ class Instances:
             instance.enable = False if enabled else None
             return
         instance.after = _environment_file(instance)
+        if not all(KEY.fullmatch(key) for key in instance.keys):
+            raise InstanceError(
+                f"instance {instance.name}: expected keys of 16 characters or more without blanks, of"
+                " which none begins with #"
+            )
         if instance.before != instance.after:
             instance.files[env] = instance.after
         wanted_keys = "".join(f"{key}\n" for key in instance.keys) or _read(keys) or f"{secrets.token_urlsafe(36)}\n"
@@ -290,12 +305,48 @@ def _reachable(host: str) -> str:
     return f"[{'::1' if host == '::' else host}]" if ":" in host else host
 
 
+def _check_line(instance: Instance, what: str, text: object) -> None:
+    try:
+        _names.line(text, what)
+    except _names.BadName as error:
+        raise InstanceError(f"instance {instance.name}: {error}") from None
+
+
+def shown(text: str) -> str:
+    """The text of an environment file for a diff: without the values of secret options."""
+    return "".join(_shown_line(line) for line in text.splitlines(keepends=True))
+
+
+def _shown_line(line: str) -> str:
+    name, _equals, value = line.rstrip("\n").partition("=")
+    if name not in ("OPTIONS", "DEVICE_OPTIONS"):
+        return line
+    try:
+        words = shlex.split("".join(shlex.split(value)))
+    except ValueError:
+        return f"{name}={_options.SECRET}\n"
+    masked = [words[0], *(_options.masked(key, word) for key, word in zip(words, words[1:]))] if words else []
+    return line if masked == words else f"{name}={shlex.join(masked)}\n"
+
+
+def secrets_of(environment: Mapping[str, Any]) -> set[str]:
+    """The texts in an instance's environment that no output may show."""
+    try:
+        words = shlex.split(str(environment.get("OPTIONS", "")))
+    except ValueError:
+        return {str(environment["OPTIONS"])}
+    return {text for key, word in zip(words, words[1:]) for text in _options.secrets_in({key: word})}
+
+
 def _environment_file(instance: Instance) -> str:
     """As systemd reads it: inside double quotes a backslash keeps what would mean something."""
     lines = [f"# The instance {instance.name}. Made by Ansible (homelab.llamacpp.llama_instance), which overwrites it."]
     for name, value in instance.environment.items():
-        if "\n" in value:
-            raise InstanceError(f"instance {instance.name}: {name}: one line was wanted, several were found")
+        if not _VARIABLE.fullmatch(name):
+            raise InstanceError(
+                f"instance {instance.name}: expected a name of a variable, found {_names.printable(name)!r}"
+            )
+        _check_line(instance, name, value)
         quoted = "".join("\\" + sign if sign in '\\"$`' else sign for sign in value)
         lines.append(f'{name}="{quoted}"')
     return "\n".join(lines) + "\n"

@@ -10,12 +10,15 @@ passes `below` again when the record is read.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
 LONGEST = 255  # bytes of a path component on Linux file systems
 DEEPEST = 4  # components of a path below a models directory: MODEL/draft/FILE is the deepest that the router reads
 _SHOWN = 200  # characters of foreign text in a message
+# A word that means itself in a unit, a shell command, nginx's configuration, nftables' and apt's.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@+,=-]+")
 # Control characters, surrogates, and the separators that some readers take for the end of a line.
 _FORBIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -65,6 +68,31 @@ def component_of_url(url: str, what: str = "a file name at the end of the URL") 
     except ValueError as error:  # [ without ]
         raise BadName(f"expected a URL, found {printable(url)!r} ({error})") from None
     return component(unquote(path.rpartition("/")[2], errors="surrogateescape"), what)
+
+
+def line(text: object, what: str = "one line of text") -> str:
+    """Return `text` if it is one line for every reader: no control character but a tab, no separator, no surrogate.
+
+    A carriage return ends a line for systemd and for llama-server, NUL ends the text. Raises BadName.
+    """
+    if not isinstance(text, str):
+        raise BadName(f"expected {what}, found {type(text).__name__}")
+    if any(sign != "\t" and unicodedata.category(sign) in _FORBIDDEN for sign in text):
+        raise BadName(f"expected {what} without line ends and control characters, found {printable(text)!r}")
+    return text
+
+
+def plain(text: object, what: str = "a word", also: str = "") -> str:
+    """Return `text` if it is one word that needs no quotes in any file that the roles write. Raises BadName.
+
+    `also` has further characters that it may hold.
+    """
+    word = str(text)
+    if word.startswith("-") or not _PLAIN.fullmatch("".join(sign for sign in word if sign not in also) or "x"):
+        raise BadName(f"expected {what} of letters, digits and _ . / : @ + , = -, found {printable(word)!r}")
+    if not word:
+        raise BadName(f"expected {what}, found nothing")
+    return word
 
 
 def printable(text: object, most: int = _SHOWN) -> str:

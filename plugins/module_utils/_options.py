@@ -10,9 +10,11 @@ holds it against the real llama-server. An option that it does not know passes t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # One option a line: kind[:word…], names (the last one is canonical: the one that llama-server itself prints),
@@ -311,6 +313,20 @@ REPLACED = {
     "spec-ngram-min-hits": "spec-ngram-simple-min-hits and its like",
 }
 
+# Their values are secrets. A preset and a command line show them: in world-readable files, in argv, in GET /models.
+SECRET = "********"
+_SECRETS = {
+    "hf-token": "give the hub's token to the role llama_models (llama_models_token, out of a vault)",
+    "api-key": "give keys to the role (llama_router_api_keys, api_keys of an instance) or to router_keys",
+}
+_SECRET_NAME = re.compile(r".*(token|password|passwd|secret|api-key)")
+# With them whoever has a key runs commands on the server, or uses its network.
+_POWER_NAME = re.compile(r"(tools|agent|mcp|ui-mcp|webui-mcp)(-.*)?")
+_POWERS = frozenset({"tools", "tools-runtime", "agent", "mcp-servers-config", "mcp-servers-json", "webui-mcp-proxy"})
+# What JSON may hold, and a line of a preset may not.
+_SPECIAL = re.compile("[;#\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@")
+
 _TRUE = ("on", "enabled", "true", "1")
 _FALSE = ("off", "disabled", "false", "0")
 _MEANT = {**dict.fromkeys(("yes", "y", *_TRUE), "true"), **dict.fromkeys(("no", "n", "none", "", *_FALSE), "false")}
@@ -377,6 +393,88 @@ def complaint(key: str) -> str:
     return ""
 
 
+def refusal(key: Any, value: Any, allow: Collection[str] = ()) -> str:
+    """Why `key` is not to be an option of a server at all, with the right way; "" for all others.
+
+    These are options with a secret, and those that let clients run commands on the server unless `allow` names them.
+    The message never shows the value.
+    """
+    if value is None or not isinstance(key, str):
+        return ""
+    name, negated = _plain_name(key)
+    if _is_secret(name):
+        how = _SECRETS.get(name, "keep it out of options and presets")
+        return f"{name} is a secret, and an option shows it to other users and clients; {how}"
+    if _CREDENTIALS.search(str(value)):
+        return f"{name} has a user or a password in a URL, which an option shows to other users and clients"
+    if _is_power(name) and name not in {_plain_name(one)[0] for one in allow}:
+        option = OPTIONS.get(name)
+        if option and option.kind == "flag" and str(value).lower() in (_TRUE if negated else _FALSE):
+            return ""
+        return (
+            f"{name} lets whoever has a key run commands on the server or use its network; take it away, or allow it"
+            f" by name (allow_options: [{name}])"
+        )
+    return ""
+
+
+def masked(key: str, value: Any) -> Any:
+    """`value` for a result, a diff or a message: a secret is not in it."""
+    name, _negated = _plain_name(key)
+    if value is None or isinstance(value, bool):
+        return value
+    if _is_secret(name) or name == "mcp-servers-json":
+        return SECRET
+    if isinstance(value, str):
+        return _CREDENTIALS.sub(rf"\g<scheme>{SECRET}@", value)
+    if isinstance(value, (list, tuple)):
+        return [masked(key, one) for one in value]
+    return value
+
+
+def masked_all(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`masked`, for each of these options."""
+    return {key: masked(key, value) for key, value in options.items()}
+
+
+def secrets_in(options: Mapping[str, Any]) -> set[str]:
+    """The texts in these options that no output may show."""
+    return {
+        text
+        for key, value in options.items()
+        if value is not None and masked(str(key), value) != value
+        for text in _leaves(value)
+    }
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield from _leaves(json.loads(value))
+    if isinstance(value, Mapping):
+        for one in value.values():
+            yield from _leaves(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _leaves(one)
+    elif isinstance(value, str) and value:
+        yield value
+
+
+def _plain_name(key: str) -> tuple[str, bool]:
+    """The canonical name as llama-server takes it: on a command line _ stands for - as well."""
+    bare = key.strip().lstrip("-")
+    return canonical(bare if bare in OPTIONS else bare.replace("_", "-").lower())
+
+
+def _is_secret(name: str) -> bool:
+    return name in _SECRETS or (name not in OPTIONS and bool(_SECRET_NAME.fullmatch(name)))
+
+
+def _is_power(name: str) -> bool:
+    return name in _POWERS or (name not in OPTIONS and bool(_POWER_NAME.fullmatch(name)))
+
+
 def to_text(key: str, value: Any) -> str:
     """`value` as a preset writes it for `key`. ValueError, with the mend, where llama-server would not read it so."""
     option = OPTIONS.get(key)
@@ -389,8 +487,8 @@ def to_text(key: str, value: Any) -> str:
     if isinstance(value, (list, tuple)) and option.kind == "list":
         return _join(key, value)
     if isinstance(value, dict) and option.kind == "json":
-        # A preset takes ; and # for comments, wherever they are; inside JSON both can be written in another way.
-        return json.dumps(value, ensure_ascii=False).replace(";", "\\u003b").replace("#", "\\u0023")
+        # A preset takes ; and # for comments, wherever they are; inside JSON all signs can be written in another way.
+        return _SPECIAL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
     if isinstance(value, (list, tuple)):
         why = "; only a command line may repeat it" if option.kind == "repeatable" else ""
         raise ValueError(f"{key} takes one value in a preset, found a list of {len(value)}{why}")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names, _options
 
 Value = Union[bool, int, float, str]
 Data = dict[str, dict[str, Value]]
@@ -53,6 +53,10 @@ class _Line:
     @property
     def text(self) -> str:
         return self.key + self.equals + self.value + self.end
+
+    @property
+    def shown(self) -> str:
+        return self.key + self.equals + str(_options.masked(self.key, self.value)) + self.end if self.key else self.text
 
     @property
     def is_blank(self) -> bool:
@@ -97,6 +101,10 @@ class Preset:
 
     def __str__(self) -> str:
         return "".join(line.text for section in self._sections for line in section.lines)
+
+    def shown(self) -> str:
+        """The text for a diff or a message: without the values of secrets, also of those that have no effect."""
+        return "".join(line.shown for section in self._sections for line in section.lines)
 
     def data(self) -> Data:
         """What llama-server understands: section → option as spelled → value, each once, without what is overruled."""
@@ -273,7 +281,7 @@ def _checked_name(name: Any) -> str:
     bad = re.search(r"[\]\r\n\0]", name)
     if bad:
         raise PresetError(f"{what} holds {bad.group()!r}, which ends a name in a preset; choose another")
-    _check_utf8(what, name)
+    _check_line(what, name)
     if served_name(name) != name:
         raise PresetError(f"{what} would be served as {served_name(name)!r}; write it so")
     return name
@@ -331,8 +339,16 @@ def _checked_text(key: str, text: str) -> str:
         )
     if text != text.strip(" \t"):
         raise PresetError(f"{key}: the blanks around its value {text!r} would be lost; take them away")
-    _check_utf8(key, text)
+    _check_line(key, text)
     return text
+
+
+def _check_line(what: str, text: str) -> None:
+    _check_utf8(what, text)
+    try:
+        _names.line(text, "text")
+    except _names.BadName as error:
+        raise PresetError(f"{what}: {error}; write it without") from None
 
 
 def _check_utf8(what: str, text: str) -> None:
@@ -345,6 +361,8 @@ def _check_utf8(what: str, text: str) -> None:
 def _what_is_wrong(rest: str) -> str:
     line = _NEWLINE.split(rest, maxsplit=1)[0]
     shown = repr(line if len(line) <= 60 else line[:57] + "...")
+    if re.search("token|key|secret|pass|mcp", line, re.IGNORECASE):
+        shown = "a line that may hold a secret"
     if line.startswith("\ufeff"):
         return f"{shown} begins with a byte order mark, which llama-server refuses; save the file as UTF-8 without it"
     if line[:1] in (" ", "\t"):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names
+
 # Runs a command without a shell and answers (exit status, stdout, stderr); 127 when it is not there.
 Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
 
@@ -26,7 +28,11 @@ def runner(run_command: Callable[..., tuple[int, str, str]]) -> Run:
 
 
 def word(text: str, variables: bool = True) -> str:
-    """A word of a unit's command line that systemd reads as this text; without `variables` one of Environment=."""
+    """A word of a unit's command line that systemd reads as this text; without `variables` one of Environment=.
+
+    Raises BadName for control characters: a carriage return would end the line.
+    """
+    _names.line(text.replace("\n", " "), "a word of a unit")
     signs = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "%": "%%", **({"$": "$$"} if variables else {})}
     return '"' + "".join(signs.get(sign, sign) for sign in text) + '"'
 

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names
+
 TOOL, CPU, CUDA, VULKAN = KINDS = ("tool", "cpu", "cuda", "vulkan")
 
 
@@ -102,6 +104,7 @@ _NEVER = {
 
 _VALUE = re.compile(r"[\w@~ -]*", re.ASCII)
 
+_NO_SIGN_OF_A_PATH = " \t\"'\\%$:"
 # Where ProtectHome shows nothing.
 _HOMES = ("/home", "/root", "/run/user")
 
@@ -135,10 +138,15 @@ def hardening(
     places = {"writable": list(writable), "readable": list(readable)}
     for option, paths in places.items():
         for path in paths:
-            if not posixpath.isabs(path) or any(sign in path for sign in ' "\\%\n'):
+            if not posixpath.isabs(path) or any(sign in path for sign in _NO_SIGN_OF_A_PATH) or not _is_line(path):
                 raise HardeningError(
-                    f"{option}: an absolute path without blanks, quotes, \\ and % was wanted, {path!r} was found"
+                    f"{option}: an absolute path without blanks, quotes, \\, %, $ and : was wanted, {path!r} was found"
                 )
+    for device in devices:
+        try:
+            _names.plain(device, "devices: a device", "*")
+        except _names.BadName as error:
+            raise HardeningError(str(error)) from None
     wanted = {directive.name for directive in DIRECTIVES} | {directive.line for directive in DIRECTIVES}
     for option, names in (("left_out", left_out), ("values", values)):
         for name in names or {}:
@@ -174,6 +182,14 @@ def hardening(
     return "\n".join(lines)
 
 
+def _is_line(text: str) -> bool:
+    try:
+        _names.line(text)
+    except _names.BadName:
+        return False
+    return True
+
+
 def _below_home(path: str) -> bool:
     return any(path == home or path.startswith(home + "/") for home in _HOMES)
 
@@ -181,5 +197,5 @@ def _below_home(path: str) -> bool:
 def _reason(directive: Directive, reasons: Mapping[str, str] | None, origin: str = "") -> str | None:
     for name in (directive.line, directive.name):
         if name in (reasons or {}):
-            return origin + " ".join((reasons or {})[name].split())
+            return origin + _names.printable(" ".join((reasons or {})[name].split()))
     return None

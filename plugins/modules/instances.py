@@ -25,7 +25,7 @@ attributes:
     description: Says what would be done to which instance.
   diff_mode:
     support: full
-    description: Shows the environment files. Keys are not shown.
+    description: Shows the environment files. Keys and values of secret options are not shown.
 options:
   instances:
     description: The instances, as P(homelab.llamacpp.instance_plan#filter) returns them.
@@ -125,7 +125,13 @@ instances:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import InstanceError, Instances, Places
+from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import (
+    InstanceError,
+    Instances,
+    Places,
+    secrets_of,
+    shown,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError, runner
 
@@ -136,6 +142,14 @@ INSTANCE: dict[str, dict[str, Any]] = {
     "environment": {"type": "dict"},
     "keys": {"type": "list", "elements": "str", "no_log": True},
 }
+
+
+class Module(AnsibleModule):
+    def _log_invocation(self) -> None:
+        """Keep secrets of options out of the guest's log, and out of what the module returns."""
+        for instance in self.params["instances"]:
+            self.no_log_values.update(secrets_of(instance.get("environment") or {}))
+        super()._log_invocation()
 
 
 def result(instances: Instances) -> dict[str, Any]:
@@ -150,8 +164,8 @@ def result(instances: Instances) -> dict[str, Any]:
             {
                 "before_header": f"{instance.name} (before)",
                 "after_header": f"{instance.name} ({instance.action})",
-                "before": instance.before,
-                "after": instance.after,
+                "before": shown(instance.before),
+                "after": shown(instance.after),
             }
             for instance in changed
         ],
@@ -159,7 +173,7 @@ def result(instances: Instances) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "instances": {"type": "list", "elements": "dict", "required": True, "options": INSTANCE},
             "unit": {"type": "str", "default": "llama-instance"},

@@ -51,7 +51,7 @@ EXAMPLES = r"""
 
 - name: As an inventory
   ansible.builtin.debug:
-    msg: "{{ found.inventory | to_nice_yaml }}"
+    msg: "{{ found.inventory | homelab.llamacpp.to_inventory(found.inventory.keys()) }}"
 """
 
 RETURN = r"""
@@ -78,7 +78,9 @@ url:
   returned: when there is a unit
 inventory:
   description:
-    - Variables of the roles, C(llamacpp_models) among them. Keys are by reference to C(vault_llama_router_api_keys).
+    - Variables of the roles, C(llamacpp_models) among them. The keys are not in it.
+    - Its strings come from the guest. P(homelab.llamacpp.to_inventory#filter) writes them, so that Ansible takes none
+      of them for a template.
   type: dict
   returned: when there is a unit
 api_keys:

@@ -92,7 +92,7 @@ models:
       description: Where it comes from, V(preset), V(models_dir) or V(cache).
       type: str
     options:
-      description: Its options as the router took them, long names to texts.
+      description: Its options as the router took them, long names to texts. The values of secrets are hidden.
       type: dict
     ctx_size:
       description: The context of a running model in tokens, else what its options ask for; null when neither tells.
@@ -125,6 +125,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -160,6 +161,7 @@ def _facts(model: Model) -> dict[str, Any]:
     facts = asdict(model)
     del facts["args"], facts["port"], facts["meta"]
     facts["ctx_size"] = model.ctx_size
+    facts["options"] = _options.masked_all(model.options)
     return facts
 
 

@@ -28,7 +28,7 @@ attributes:
     description: Says what would change, and asks O(llama_server) too, without touching the file.
   diff_mode:
     support: full
-    description: Shows the file before and after.
+    description: Shows the file before and after, without the values of secrets.
 options:
   path:
     description:
@@ -44,7 +44,11 @@ options:
       - The name of a section has to be the one that llama-server serves. It rewrites what follows the last colon, so
         V(qwen3:8b) has to be written V(qwen3:8B).
       - With O(state=deleted), give the sections with V(null) or V({}).
-      - The values of C(hf-token) and C(api-key) are hidden in what the module returns, other values are not.
+      - Options with a secret (C(hf-token), a password in a URL) are refused. The router shows them in argument lists
+        and in C(GET /models).
+      - C(tools), C(tools-runtime), C(agent), C(mcp-servers-*) and C(ui-mcp-proxy) let whoever has a key run commands on
+        the server or use its network. They are refused unless O(allow_options) names them.
+      - Where a file has secrets already, their values are hidden in what the module returns.
     type: dict
     required: true
   state:
@@ -68,8 +72,17 @@ options:
       - The router's folder of models (its C(--models-dir)), for the run of O(llama_server).
       - It finds names that clash, and folders that the router could not read.
     type: path
+  allow_options:
+    description:
+      - Options that run commands, or use the network, and are wanted (V(tools), V(agent), V(mcp-servers-config) and so
+        on).
+    type: list
+    elements: str
+    default: []
   backup:
-    description: Keep the file as it was, under a name with the time, when it changes.
+    description:
+      - Keep the file as it was, under a name with the time, when it changes.
+      - Nobody may read the copy who may not read the new file.
     type: bool
     default: false
 seealso:
@@ -153,11 +166,12 @@ backup_file:
 import os
 import re
 import shutil
+import stat
 import tempfile
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _options, _preset_ini
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _names, _options, _preset_ini
 
 
 class RouterPreset:
@@ -173,7 +187,7 @@ class RouterPreset:
             before = _preset_ini.Preset(old or "").data()
         except _preset_ini.PresetError as error:
             self.fail(f"{self.path} is no preset that llama-server reads, and was left as it is: {error}")
-        self.hide_tokens(before, self.config)
+        self.refuse_options()
         try:
             new = _preset_ini.apply(old, self.config, self.module.params["state"])
         except _preset_ini.PresetError as error:
@@ -183,7 +197,7 @@ class RouterPreset:
         self.judge_options()
 
         changed = new != old
-        result: dict[str, Any] = {"before": before, "after": _preset_ini.Preset(new).data()}
+        result: dict[str, Any] = {"before": shown(before), "after": shown(_preset_ini.Preset(new).data())}
         try:
             if not changed:
                 self.dry_run(self.path)
@@ -196,12 +210,14 @@ class RouterPreset:
         attributes: dict[str, Any] = {}
         file_args = self.module.load_file_common_arguments(self.module.params, path=self.path)
         changed = self.module.set_fs_attributes_if_different(file_args, changed, attributes)
+        if "backup_file" in result:
+            self.close(result["backup_file"])
         if self.module._diff:
             content = {
                 "before_header": f"{self.path} (content)",
                 "after_header": f"{self.path} (content)",
-                "before": old or "",
-                "after": new,
+                "before": _preset_ini.Preset(old or "").shown(),
+                "after": _preset_ini.Preset(new).shown(),
             }
             result["diff"] = [content, attributes] if attributes else [content]
         self.module.exit_json(changed=changed, **result)
@@ -220,6 +236,20 @@ class RouterPreset:
         except UnicodeDecodeError as error:
             line = len(re.findall(rb"\r\n|\n|\r", content[: error.start])) + 1
             self.fail(f"{self.path}, line {line}, is not UTF-8, which llama-server refuses; it was left as it is")
+
+    def refuse_options(self) -> None:
+        """Refuse what no preset should have, whichever llama-server reads it."""
+        for section, options in self.config.items():
+            for key, value in options.items() if isinstance(options, dict) else ():
+                refused = _options.refusal(key, value, self.module.params["allow_options"])
+                if refused:
+                    self.fail(f"section {_names.printable(section)!r}: {refused}")
+
+    def close(self, backup: str) -> None:
+        """Take from a copy of an earlier file what the new file does not allow."""
+        new = os.stat(self.path)
+        os.chown(backup, new.st_uid, new.st_gid)
+        os.chmod(backup, stat.S_IMODE(os.stat(backup).st_mode) & stat.S_IMODE(new.st_mode))
 
     def judge_options(self) -> None:
         """Complain about options that llama-server would refuse, ignore or never load with."""
@@ -302,27 +332,33 @@ class RouterPreset:
             last = _llama_dry_run.last_words(words)
             self.fail(f"{program} could not be asked about the preset; it ended with {code} and said: {last}")
 
-    def hide_tokens(self, *presets: dict[str, Any]) -> None:
-        """Keep access tokens out of what the module returns, the differences included."""
-        for preset in presets:
-            for options in preset.values():
-                for key, value in (options or {}).items() if isinstance(options, dict) else ():
-                    if _options.canonical(key)[0] in ("hf-token", "api-key") and value:
-                        self.module.no_log_values.add(str(value))
-
     def fail(self, message: str) -> NoReturn:
         self.module.fail_json(msg=message)
         raise AssertionError("fail_json does not return")
 
 
+def shown(preset: dict[str, Any]) -> dict[str, Any]:
+    return {section: _options.masked_all(options) for section, options in preset.items()}
+
+
+class Module(AnsibleModule):
+    def _log_invocation(self) -> None:
+        """Keep secrets of options out of the guest's log, and out of what the module returns."""
+        for options in self.params["config"].values():
+            if isinstance(options, dict):
+                self.no_log_values.update(_options.secrets_in(options))
+        super()._log_invocation()
+
+
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "path": {"type": "path", "required": True},
             "config": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": list(_preset_ini.STATES), "default": "merged"},
             "llama_server": {"type": "path"},
             "models_dir": {"type": "path"},
+            "allow_options": {"type": "list", "elements": "str", "default": []},
             "backup": {"type": "bool", "default": False},
         },
         add_file_common_args=True,

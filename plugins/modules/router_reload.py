@@ -84,6 +84,7 @@ loaded:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
@@ -117,7 +118,11 @@ class RouterReload:
 
 def _picture(models: list[Model]) -> dict[str, Any]:
     return {
-        model.id: {"status": model.status, "aliases": sorted(model.aliases), "options": dict(model.options)}
+        model.id: {
+            "status": model.status,
+            "aliases": sorted(model.aliases),
+            "options": _options.masked_all(model.options),
+        }
         for model in models
     }
 

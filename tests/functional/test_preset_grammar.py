@@ -272,13 +272,17 @@ KNOWN_KEYS = sorted(
     # Two models of one alias would clash, and what has it look on the network would be no fair question.
     if not _options.complaint(key) and option.name not in NO_FAIR_QUESTION
 )
-PLAIN_TEXT = st.text(st.characters(exclude_characters=";#\r\n\0", exclude_categories=["Cs"]), max_size=12).map(
-    lambda text: text.strip(" \t")
-)
+PLAIN_TEXT = st.text(
+    st.characters(exclude_characters=";#\r\n\0", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=12
+).map(lambda text: text.strip(" \t"))
 NAMES = (
     st.one_of(
         st.sampled_from(["*", DEFAULT, "m", "a/b:Q4_K_M", "n:UD-Q8_0"]),
-        st.text(st.characters(exclude_characters="]\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+        st.text(
+            st.characters(exclude_characters="]\r\n\0", exclude_categories=["Cc", "Cs", "Zl", "Zp"]),
+            min_size=1,
+            max_size=12,
+        ),
     )
     .map(lambda name: served_name(name.strip()))
     .filter(lambda name: name.strip() == name != "")

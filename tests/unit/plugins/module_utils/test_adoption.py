@@ -48,7 +48,6 @@ def test_the_guides_folder_form(tmp_path: Path, models: Path) -> None:
     assert KEY not in repr(found.inventory) + repr(found.corrected) + repr(found.left)
     models_found = found.inventory.pop("llamacpp_models")
     assert found.inventory == {
-        "llama_router_api_keys": "{{ vault_llama_router_api_keys }}",
         "llama_router_host": "0.0.0.0",
         "llama_router_port": 8012,
         "llama_router_models_max": 3,
@@ -115,7 +114,6 @@ def test_options_in_the_environment(tmp_path: Path, models: Path) -> None:
     assert sorted(by_name(found)) == ["a", "eyes", "split"]
     del found.inventory["llamacpp_models"]
     assert found.inventory == {
-        "llama_router_api_keys": "{{ vault_llama_router_api_keys }}",
         "llama_router_host": "0.0.0.0",
         "llama_router_port": 8012,
         "llama_router_models_max": 2,
@@ -158,3 +156,50 @@ def test_words(words: list[str], options: dict[str, Any], unknown: list[str]) ->
     assert len(read.unknown) == len(unknown)
     for told, wanted in zip(read.unknown, unknown):
         assert told.startswith(wanted)
+
+
+def test_options_that_run_commands_are_told_of_and_not_adopted(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "models.ini").write_text('[chat]\nmodel = models/a.gguf\nmcp-servers-json = {"env": "secret-of-mcp"}\n')
+    found = adopt(
+        tmp_path,
+        *("--models-preset", "models.ini", "--tools", "all", "--agent", "--api-key", KEY),
+        **{"LLAMA_ARG_MCP_SERVERS_CONFIG": "/etc/mcp.json", "LLAMA_ARG_UI_MCP_PROXY": "0"},
+    )
+    assert by_name(found)["chat"] == {"name": "chat", "source": {"path": f"{models}/a.gguf"}}
+    assert found.inventory["llama_router_common_options"] == {"webui-mcp-proxy": False}
+    assert [line.partition(" lets ")[0] for line in found.left] == [
+        "the environment has mcp-servers-config",
+        "the command line has tools",
+        "the command line has agent",
+        "[chat] has mcp-servers-json",
+    ]
+    assert "secret-of-mcp" not in repr(found.inventory) + repr(found.left)
+
+
+def test_a_secret_of_an_option_that_is_not_known_is_not_shown(tmp_path: Path) -> None:
+    found = adopt(tmp_path, "--new-token", "first-secret", "--new-password=second-secret", "--api-key", KEY)
+    assert len(found.left) == 2
+    assert "secret" not in repr(found.left)
+
+
+def test_a_password_in_a_url_is_not_adopted(tmp_path: Path) -> None:
+    (tmp_path / "models.ini").write_text("[chat]\nmodel-url = https://me:hidden@example.org/a.gguf\n")
+    found = adopt(tmp_path, "--models-preset", "models.ini", "--api-key", KEY)
+    assert found.inventory["llamacpp_models"] == []
+    assert "hidden" not in repr(found.left)
+
+
+@pytest.mark.parametrize("port", ["8012@example.org", "0", "65536", "", "\u0663"])
+def test_a_port_that_is_none_sends_no_key_elsewhere(tmp_path: Path, port: str) -> None:
+    found = adopt(tmp_path, "--port", port, "--api-key", KEY)
+    assert found.port is None
+    assert found.left == [f"--port {port}: it is no port"]
+
+
+def test_names_that_no_preset_can_carry_are_told_of(tmp_path: Path, models: Path) -> None:
+    for name in ("a\nb.gguf", "a\rb.gguf", "a\u2028b.gguf", "\udcff.gguf"):
+        (models / name).write_bytes(b"GGUF")
+    found = adopt(tmp_path, "--models-dir", "models", "--api-key", KEY)
+    assert sorted(by_name(found)) == ["a", "eyes", "split"]
+    assert len(found.left) == 4
+    assert all(line.isprintable() for line in found.left)

@@ -121,7 +121,11 @@ def test_without_instances_what_others_hold_is_all() -> None:
         ([{**CODER, "options": {"ctx-sze": 1}}], {}, "ctx-sze is not an option"),
         ([{**CODER, "options": {"ctx-size": "lots"}}], {}, "ctx-size takes a whole number"),
         ([{**CODER, "options": {"port": 1}}], {}, "the option port belongs in port"),
-        ([{**CODER, "options": {"api-key": "secret"}}], {}, "the option api-key belongs in api_keys"),
+        ([{**CODER, "options": {"api-key": "s3cr3t"}}], {}, "the option api-key belongs in api_keys"),
+        ([{**CODER, "options": {"hf-token": "s3cr3t"}}], {}, "hf-token is a secret"),
+        ([{**CODER, "options": {"tools": "all"}}], {}, "tools lets whoever has a key run commands"),
+        ([CODER], {"common": {"agent": True}}, "agent lets whoever has a key run commands"),
+        ([{**CODER, "options": {"chat-template": "a\rb"}}], {}, "the value of chat-template without line ends"),
         ([{**CODER, "gpus": [2]}], {"devices": GPUS}, "wanted the GPU '2'"),
         ([{**CODER, "gpus": [0]}], {"devices": [24576]}, "gpus needs GPUs that were looked up"),
         ([{**CODER, "vram_mib": None}], {"devices": GPUS}, "say vram_mib"),
@@ -136,4 +140,8 @@ def test_without_instances_what_others_hold_is_all() -> None:
 def test_what_cannot_run_is_refused(entries: list[dict[str, Any]], given: dict[str, Any], text: str) -> None:
     with pytest.raises(InstanceError, match=re.escape(text)) as refused:
         plan(entries, **given)
-    assert "secret" not in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_options_that_run_commands_can_be_allowed() -> None:
+    assert environment({**CODER, "options": {"tools": "all"}}, allow_options=["tools"])["OPTIONS"] == "--tools all"

@@ -19,7 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _router_children
-from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import InstanceError, Instances, Places
+from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import (
+    InstanceError,
+    Instances,
+    Places,
+    secrets_of,
+    shown,
+)
 from ports import free_port
 
 
@@ -279,3 +285,36 @@ def test_what_an_environment_file_would_read_otherwise_is_escaped(machine: Machi
     coder["environment"]["OPTIONS"] = r'--x "a\"b $HOME `id`"'
     converge(machine, coder)
     assert r'OPTIONS="--x \"a\\\"b \$HOME \`id\`\""' in (machine.config / "coder.env").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            {"environment": {"OPTIONS": f"--threads 1{sign}X=1"}}
+            for sign in ("\r", "\n", "\0", "\x85", "\u2028", "\ud800")
+        ),
+        {"environment": {"A\nB": "1"}},
+        {"environment": {"A B": "1"}},
+        *({"name": name} for name in ("../x", "a b", "a%b", "a\n", ".", "a/b", "-x")),
+        *({"keys": [key]} for key in ("short", "a-key-0123456789\nx", "a-key-0123456789\0 ", "#key-0123456789abc")),
+    ],
+)
+def test_text_that_would_be_another_line_or_file_is_refused(machine: Machine, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InstanceError):
+        converge(machine, {**entry(machine, "coder", free_port()), **wrong})
+    assert list(machine.config.iterdir()) == []
+    assert machine.said == []
+
+
+def test_a_secret_of_an_option_is_in_no_diff(machine: Machine) -> None:
+    words = '--threads 1 --mcp-servers-json "{\\"env\\": {\\"T\\": \\"hidden\\"}}" --hf-token hidden'
+    coder = entry(machine, "coder", free_port())
+    coder["environment"]["OPTIONS"] = words
+    converge(machine, coder)
+    text = (machine.config / "coder.env").read_text()
+    assert "hidden" in text
+    assert "hidden" not in shown(text)
+    assert "--threads 1" in shown(text)
+    assert "hidden" in secrets_of(coder["environment"])
+    assert shown('OPTIONS="--threads 1"\n') == 'OPTIONS="--threads 1"\n'

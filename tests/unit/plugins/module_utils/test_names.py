@@ -118,6 +118,32 @@ def test_a_component_can_be_created(tmp_path: Path) -> None:
     (tmp_path / component("ä" * 127)).touch()
 
 
+@pytest.mark.parametrize("text", ["a\r", "\n", "a\0b", "\x1b[0m", "\x85", "\u2028", "\u2029", "\ud800", 3, None])
+def test_a_line_has_no_second_one(text: object) -> None:
+    with pytest.raises(BadName, match="expected a title"):
+        _names.line(text, "a title")
+
+
+def test_a_line_of_other_signs_stays_as_it_is() -> None:
+    assert _names.line("a \t\"'%$;{{ é \N{ROBOT FACE}") == "a \t\"'%$;{{ é \N{ROBOT FACE}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-x", "a b", "a;b", "a\n", "a\tb", '"', "'", "$x", "%n", "{{", "a\\b", "~", "*", "é", "\0"]
+)
+def test_a_plain_word_needs_no_quotes(text: str) -> None:
+    with pytest.raises(BadName, match="expected a path"):
+        _names.plain(text, "a path")
+
+
+def test_a_plain_word_may_have_signs_that_are_asked_for() -> None:
+    assert _names.plain("[::1]:80", also="[]") == "[::1]:80"
+    assert _names.plain(8012) == "8012"
+    with pytest.raises(BadName):
+        _names.plain("", also="*")
+    assert _names.plain("*", also="*") == "*"
+
+
 def test_printable() -> None:
     assert _names.printable("a\nb\x1b[0m\udc80") == "a\ufffdb\ufffd[0m\ufffd"
     assert _names.printable("x" * 1000) == "x" * 200 + "…"

@@ -190,3 +190,77 @@ def test_keys_that_do_no_good_in_a_preset(key: str, message: str) -> None:
 @pytest.mark.parametrize("key", ["c", "no-jinja", "LLAMA_ARG_CTX_SIZE", "load-on-startup", "no-host"])
 def test_keys_without_complaint(key: str) -> None:
     assert complaint(key) == ""
+
+
+REFUSED = [
+    *(
+        ("hf-token", "x"),
+        ("hft", "x"),
+        ("HF_TOKEN", "x"),
+        ("--hf_token", "x"),
+        ("api-key", "x"),
+        ("LLAMA_API_KEY", "x"),
+    ),
+    *(("tools", "all"), ("LLAMA_ARG_TOOLS", "all"), ("agent", True), ("ag", "on"), ("no-agent", False), ("agent", "x")),
+    *(("mcp-servers-config", "/x"), ("mcp_servers_json", {}), ("ui-mcp-proxy", True), ("webui-mcp-proxy", 1)),
+    *(("tools-runtime", "docker:x"), ("tools-from-tomorrow", "x"), ("mcp-from-tomorrow", True), ("new-token", "x")),
+    *(("model-url", "https://me:pw@example.org/x"), ("rpc", ["a:1", "http://me@b"])),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), REFUSED)
+def test_secrets_and_commands_are_refused(key: str, value: object) -> None:
+    assert _options.refusal(key, value)
+    assert _options.refusal(key, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("agent", False),
+            ("no-agent", True),
+            ("agent", "off"),
+            ("LLAMA_ARG_AGENT", "0"),
+            ("webui-mcp-proxy", "false"),
+        ),
+        *(("ctx-size", 1), ("image-max-tokens", 1), ("api-key-file", "/x"), ("ssl-key-file", "/x"), ("cache-ram", 0)),
+        *(("model-url", "https://example.org/a@b"), ("chat-template", "a@b"), ("from-tomorrow", "x")),
+    ],
+)
+def test_other_options_are_not_refused(key: str, value: object) -> None:
+    assert _options.refusal(key, value) == ""
+
+
+def test_only_commands_can_be_allowed_by_name() -> None:
+    assert _options.refusal("tools", "all", ["tools"]) == ""
+    assert _options.refusal("LLAMA_ARG_UI_MCP_PROXY", True, ["ui-mcp-proxy"]) == ""
+    assert _options.refusal("tools", "all", ["agent"])
+    assert _options.refusal("hf-token", "x", ["hf-token"])
+
+
+def test_names_of_refused_options_are_those_of_the_table() -> None:
+    for name in (*_options._SECRETS, *_options._POWERS):
+        assert _options.canonical(name) == (name, False)
+        assert _options.find(name)
+
+
+def test_what_is_masked() -> None:
+    given = {
+        "hft": "s1",
+        "mcp-servers-json": '{"env": 1}',
+        "model-url": "https://u:s2@h/x",
+        "ctx-size": 1,
+        "agent": True,
+    }
+    shown = _options.masked_all(given)
+    assert shown == {
+        **given,
+        **dict.fromkeys(("hft", "mcp-servers-json"), _options.SECRET),
+        "model-url": f"https://{_options.SECRET}@h/x",
+    }
+    assert _options.secrets_in({**given, "mcp-servers-json": {"a": {"env": {"T": "s3"}}}}) == {
+        "s1",
+        "s3",
+        given["model-url"],
+    }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from typing import Any
 
@@ -226,13 +227,17 @@ KEYS = sorted(
         ),
     }
 )
-TEXT = st.text(st.characters(exclude_characters=";#\r\n\0", exclude_categories=["Cs"]), max_size=12).map(
-    lambda text: text.strip(" \t")
-)
+TEXT = st.text(
+    st.characters(exclude_characters=";#\r\n\0", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=12
+).map(lambda text: text.strip(" \t"))
 NAMES = (
     st.one_of(
         st.sampled_from(["*", DEFAULT, "m", "n:Q4"]),
-        st.text(st.characters(exclude_characters="]\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=9),
+        st.text(
+            st.characters(exclude_characters="]\r\n\0", exclude_categories=["Cc", "Cs", "Zl", "Zp"]),
+            min_size=1,
+            max_size=9,
+        ),
     )
     .map(lambda name: served_name(name.strip()))
     .filter(lambda name: name.strip() == name != "")
@@ -366,3 +371,14 @@ def test_any_text_is_kept_or_refused_with_its_line(text: str) -> None:
         return
     with pytest.raises(PresetError, match=r"^line \d+: "):
         Preset(text)
+
+
+@pytest.mark.parametrize("sign", ["\r", "\n", "\0", "\x0b", "\x1b", "\x85", "\u2028", "\u2029"])
+def test_no_text_of_a_config_has_a_second_line(sign: str) -> None:
+    for config in ({f"a{sign}b": {}}, {"m": {"chat-template": f"a{sign}b"}}, {"m": {f"a{sign}b": "x"}}):
+        with pytest.raises(PresetError):
+            apply(None, config, "merged")
+    text = apply(None, {"m": {"chat-template-kwargs": {"a": f"x{sign}y;#\x7f"}}}, "merged")
+    line = text.splitlines()[-1]
+    assert line.isprintable()
+    assert json.loads(line.partition(" = ")[2]) == {"a": f"x{sign}y;#\x7f"}

@@ -186,11 +186,85 @@ def test_odd_options_are_warnings_without_a_server(
     ]
 
 
-def test_tokens_are_hidden(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path.write_text("[m]\nhf-token = hf_old_secret\n")
-    result = run(capfd, path=path, config={"m": {"HF_TOKEN": "hf_new_secret"}}, _ansible_diff=True)
-    assert path.read_text() == "[m]\nHF_TOKEN = hf_new_secret\n"
-    assert "_secret" not in json.dumps(result)
+FOREIGN = """\
+[m]
+hft = hf_first_hush
+hf-token = hf_old_hush ; one
+model-url = https://me:url_hush@example.org/a.gguf
+mcp-servers-json = {"a": {"env": {"T": "mcp_hush"}}}
+[n]
+LLAMA_API_KEY = key_hush
+"""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"m": {"HF_TOKEN": "hf_new_hush"}},
+        {"m": {"hf-token": "hf_new_hush"}},
+        {"m": {"api-key": "hf_new_hush"}},
+        {"m": {"model-url": "https://me:hf_new_hush@example.org/"}},
+        {"m": {"mcp-servers-json": {"a": {"env": {"T": "hf_new_hush"}}}}},
+        {"m": {"mcp-servers-json": '{"a": {"env": {"T": "hf_new_hush"}}}'}},
+    ],
+)
+@pytest.mark.parametrize("server", [{}, {"llama_server": "/nonexistent/llama-server"}])
+def test_secrets_are_refused_and_not_shown(
+    path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    server: dict[str, str],
+) -> None:
+    """Neither in the result with the module's arguments, nor in the guest's log."""
+    logged: list[str] = []
+    monkeypatch.setattr(router_preset.AnsibleModule, "log", lambda self, msg, log_args=None: logged.append(msg))
+    path.write_text(FOREIGN)
+    result = run(capfd, path=path, config=config, _ansible_diff=True, _ansible_inject_invocation=True, **server)
+    assert result["failed"]
+    assert "section 'm': " in result["msg"]
+    assert logged
+    assert "_hush" not in json.dumps(result) + "".join(logged)
+    assert path.read_text() == FOREIGN
+
+
+def test_secrets_of_a_foreign_file_are_not_shown(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path.write_text(FOREIGN)
+    result = run(capfd, path=path, config={"m": {"ctx-size": 1}}, _ansible_diff=True)
+    assert result["changed"]
+    assert "_hush" not in json.dumps(result)
+    assert result["diff"][0]["before"].splitlines()[2] == "hf-token = ******** ; one"
+    assert result["after"]["m"]["model-url"] == "https://********@example.org/a.gguf"
+    assert "hf_old_hush" in path.read_text()
+    result = run(capfd, path=path, config={"m": {"hf-token": None}}, _ansible_diff=True)
+    assert "_hush" not in json.dumps(result)
+    assert "hf_old_hush" not in path.read_text()
+
+
+def test_a_secret_in_a_broken_file_is_not_shown(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path.write_text("[m]\nhf-token hf_old_hush\n")
+    result = run(capfd, path=path, config={"m": {"ctx-size": 1}})
+    assert "line 2" in result["msg"]
+    assert "_hush" not in json.dumps(result)
+
+
+def test_options_that_run_commands_need_their_names(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = {"m": {"tools": "all", "LLAMA_ARG_AGENT": True}}
+    result = run(capfd, path=path, config=config)
+    assert "tools lets whoever has a key run commands on the server" in result["msg"]
+    result = run(capfd, path=path, config=config, allow_options=["tools"])
+    assert "agent lets whoever" in result["msg"]
+    assert path.read_text() == FILE
+    result = run(capfd, path=path, config=config, allow_options=["tools", "agent"])
+    assert result["changed"]
+    assert "tools = all" in path.read_text()
+
+
+def test_a_copy_is_no_more_open_than_the_new_file(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path.chmod(0o644)
+    result = run(capfd, path=path, config={"m": {"ctx-size": 1}}, mode="0640", backup=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(os.stat(result["backup_file"]).st_mode) == 0o640
 
 
 # --- a server that says what it is told, to see what the module makes of its words ---
