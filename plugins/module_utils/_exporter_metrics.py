@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _foreign
+
 MIB = 1 << 20
 STATUSES = ("unloaded", "loading", "loaded", "sleeping")
 PROBLEMS = ("unreachable", "key", "certificate", "refused")
 VERDICTS = ("healthy", "degraded", "down")
+CHILD_BYTES = 1 << 18  # of a model's metrics; they are 2 KiB
+_NAME = re.compile(r"llamacpp:[a-zA-Z0-9_:]{1,100}")  # a model's; the exporter's own begin with llamacpp_
 
 
 class Family(NamedTuple):
@@ -36,63 +42,116 @@ def families(report: Mapping[str, Any]) -> Iterator[Family]:
 
 
 def of_children(texts: Mapping[str, str]) -> list[Family]:
-    """The models' own metrics, by the ids of the models, with a label that names the model."""
+    """The models' own metrics, by the ids of the models, with a label that names the model.
+
+    A line that is no sample of theirs is left out and counted: it must not cost the scrape.
+    """
     found: dict[str, Family] = {}
+    bad = []
     for model, text in texts.items():
-        helps: dict[str, str] = {}
-        kinds: dict[str, str] = {}
-        for line in text.splitlines():
-            words = line.split(" ", 3)
-            if line.startswith("# HELP ") and len(words) == 4:
-                helps[words[2]] = words[3]
-            elif line.startswith("# TYPE ") and len(words) == 4:
+        count = _of_child(model, text, found)
+        if count:
+            bad.append(({"model": model}, float(count)))
+    lines = Family("llamacpp_exporter_bad_lines", "gauge", "Lines of its metrics that are none.", bad)
+    return [*found.values(), *([lines] if bad else [])]
+
+
+def _of_child(model: str, text: str, found: dict[str, Family]) -> int:
+    """Add the samples of one model. Returns how many lines were none."""
+    helps: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    seen: set[str] = set()
+    bad = 0
+    for line in text.split("\n"):
+        words = line.split(" ", 3)
+        if line.startswith("#"):
+            if len(words) == 4 and words[1] == "HELP":
+                helps[words[2]] = _foreign.text(words[3])
+            elif len(words) == 4 and words[1] == "TYPE":
                 kinds[words[2]] = words[3]
-            elif len(words) == 2 and words[0] in kinds:
-                name, kind = words[0], kinds[words[0]]
-                if kind == "counter" and not name.endswith("_total"):
-                    kind = "gauge"  # n_tokens_max calls itself a counter, and is none
-                name = name[: -len("_total")] if kind == "counter" else name
-                family = found.setdefault(name, Family(name, kind, helps.get(words[0], ""), []))
-                with contextlib.suppress(ValueError):
-                    family.samples.append(({"model": model}, float(words[1])))
-    return list(found.values())
+        elif line.strip():
+            name, value = _sample(words, kinds)
+            counts = kinds.get(name) == "counter" and name.endswith("_total")
+            kind = "counter" if counts else "gauge"  # n_tokens_max calls itself a counter, and is none
+            family_name = name[: -len("_total")] if counts else name
+            if value is None or name in seen or found.get(family_name, Family("", kind, "", [])).kind != kind:
+                bad += 1
+                continue
+            seen.add(name)
+            family = found.setdefault(family_name, Family(family_name, kind, helps.get(name, ""), []))
+            family.samples.append(({"model": model}, value))
+    return bad
+
+
+def _sample(words: list[str], kinds: Mapping[str, str]) -> tuple[str, float | None]:
+    """Name and value of a line; None for one that is no sample of a model."""
+    name = words[0]
+    if len(words) != 2 or not _NAME.fullmatch(name) or kinds.get(name) not in ("gauge", "counter"):
+        return name, None
+    try:
+        return name, float(words[1])  # NaN and infinities are values
+    except ValueError:
+        return name, None
 
 
 def ask_children(report: Mapping[str, Any], timeout: float = 1.0) -> dict[str, str]:
     """The metrics of the loaded models, from their own processes: the router's way would load one that has just gone.
 
     A sleeper is left alone. They need no key on the loopback; this neither wakes them nor keeps them awake. All are
-    asked at once, and those that hang are left out after `timeout` seconds.
+    asked at once, and those that hang are left out after `timeout` seconds: their connections are shut then, so that
+    none keeps its thread by sending a byte now and then.
     """
     found: dict[str, str] = {}
-    ports = {row["id"]: row["port"] for row in report["models"] if row["status"] == "loaded" and row["port"]}
-    asked = [threading.Thread(target=_ask, args=(*one, timeout, found), daemon=True) for one in ports.items()]
+    ports = {row["id"]: row["port"] for row in report["models"] if row["status"] == "loaded" and _is_port(row["port"])}
+    asked = [_Asked(model, port, timeout, found) for model, port in ports.items()]
     deadline = time.monotonic() + timeout
-    for thread in asked:
-        thread.start()
-    for thread in asked:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(found)
+    for one in asked:
+        one.start()
+    for one in asked:
+        one.join(max(0.0, deadline - time.monotonic()))
+    told = dict(found)
+    for one in asked:
+        one.shut()
+    return told
 
 
-def _ask(model: str, port: int, timeout: float, found: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        if answer.status == 200:
-            found[model] = answer.read().decode(errors="replace")
-    except (OSError, ValueError, http.client.HTTPException):
-        pass  # on its way out
-    finally:
-        connection.close()
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and 0 < value < 1 << 16
+
+
+class _Asked(threading.Thread):
+    def __init__(self, model: str, port: int, timeout: float, found: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self._model, self._found = model, found
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._line: socket.socket | None = None  # the connection forgets it when the answer ends with it
+
+    def run(self) -> None:
+        try:
+            self._connection.connect()
+            self._line = self._connection.sock
+            self._connection.request("GET", "/metrics")
+            answer = self._connection.getresponse()
+            text = answer.read(CHILD_BYTES + 1)
+            if answer.status == 200 and len(text) <= CHILD_BYTES:
+                self._found[self._model] = text.decode(errors="replace")
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
+            pass  # on its way out, or shut
+        finally:
+            self._connection.close()
+
+    def shut(self) -> None:
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
 
 
 # --- the metrics ------------------------------------------------------------------------------------------------
 
 
-def _one(name: str, help_: str, value: float | None, kind: str = "gauge", **labels: str) -> Family:
-    return Family(f"llamacpp_{name}", kind, help_, [] if value is None else [(labels, float(value))])
+def _one(name: str, help_: str, value: object, kind: str = "gauge", **labels: str) -> Family:
+    known = _foreign.number(value)
+    return Family(f"llamacpp_{name}", kind, help_, [] if known is None else [(labels, known)])
 
 
 def _router(report: Mapping[str, Any]) -> Iterator[Family]:
@@ -129,8 +188,8 @@ def _models(report: Mapping[str, Any]) -> Iterator[Family]:
     rows = report["models"]
 
     def each(name: str, help_: str, key: str, kind: str = "gauge") -> Family:
-        values = [(row["id"], row["history"].get(key, row.get(key))) for row in rows]
-        samples = [({"model": model}, float(value)) for model, value in values if value is not None]
+        values = [(row["id"], _foreign.number(row["history"].get(key, row.get(key)))) for row in rows]
+        samples = [({"model": model}, value) for model, value in values if value is not None]
         return Family(f"llamacpp_model_{name}", kind, help_, samples)
 
     states = [
@@ -176,7 +235,10 @@ def _machine(report: Mapping[str, Any]) -> Iterator[Family]:
     ):
         samples = [({"device": device["name"]}, device[key] * MIB) for device in report["devices"]]
         yield Family(f"llamacpp_device_{name}_bytes", "gauge", help_, samples)
-    driver, gpus = report["driver"], report["gpus"]
+    driver, gpus, reading = report["driver"], report["gpus"], report["gpu_reading"]
+    yield _one("gpu_reading_success", "Whether the last reading of the GPUs succeeded.", reading["ok"])
+    age = None if reading["at"] is None else max(0.0, report["at"] - reading["at"])
+    yield _one("gpu_reading_age_seconds", "Time since the last reading of the GPUs that succeeded.", age)
     yield _one("driver_agrees", "Whether kernel module and libraries are the same version.", driver["agree"])
     if driver["kernel_version"]:
         versions = {"kernel": driver["kernel_version"], "library": driver["library_version"] or ""}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._nvidia import SMI_SECONDS, number_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._nvidia import number_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run
 
 FIELDS = {
@@ -53,7 +53,7 @@ def look(run: Run) -> list[dict[str, Any]]:
     """The GPUs now; none where nvidia-smi does not answer, whose reason `_nvidia` tells."""
     for last in THROTTLING:
         query = [f"--query-gpu={','.join([*FIELDS, last])}", "--format=csv,noheader,nounits"]
-        status, output, _errors = run(["timeout", str(SMI_SECONDS), "nvidia-smi", *query])
+        status, output, _errors = run(["nvidia-smi", *query])
         if status != UNKNOWN_FIELD:
             break
     return load_of(output) if status == 0 else []

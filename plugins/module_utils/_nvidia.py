@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import LEFT_BEHIND, NOT_FOUND, TIMED_OUT
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run
 
 VENDOR = "0x10de"
@@ -26,7 +27,6 @@ TURING, BLACKWELL = 0x1E00, 0x2900  # the lowest PCI device ids of these archite
 SHARED_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")  # of every process that uses CUDA, whatever the GPU
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 VERSION = r"\d+\.\d+(?:\.\d+)?"
-SMI_SECONDS = 60  # a GPU that hangs lets nvidia-smi hang
 SMI_FIELDS = (
     "index",
     "uuid",
@@ -41,7 +41,7 @@ SMI_FIELDS = (
     "power.max_limit",
     "persistence_mode",
 )
-# What nvidia-smi's exit status means, and what mends it. 124 and 127 are those of timeout.
+# What nvidia-smi's exit status means, and how to fix it. The last three are those of `_bounded`.
 SMI_REASONS = {
     2: "it does not know an argument: the driver is older than 470; install a newer one",
     3: "the GPU does not support what was asked",
@@ -56,8 +56,9 @@ SMI_REASONS = {
     15: "the GPU has fallen off the bus: look at its power and its slot, and reboot the node",
     17: "the operating system keeps it from the GPU: the numbers of its device nodes may be stale",
     18: "the kernel module and the libraries are of different versions",
-    124: f"it did not answer within {SMI_SECONDS} seconds: the GPU hangs (dmesg), and the node needs a reboot",
-    127: "it is not installed",
+    TIMED_OUT: "it did not answer in time and was killed: the GPU hangs (dmesg), and the node needs a reboot",
+    NOT_FOUND: "it is not installed",
+    LEFT_BEHIND: "it hangs in the kernel and cannot be killed: the GPU hangs (dmesg), and the node needs a reboot",
 }
 
 
@@ -267,7 +268,12 @@ def reason_of(
 
 
 def look(run: Run, root: Path = Path("/")) -> dict[str, Any]:
-    """Everything, as gpu_info returns it. Reads below `root`, changes nothing."""
+    """Everything, as gpu_info returns it. Reads below `root`, changes nothing. `run` has to be bounded (`_bounded`)."""
+    return read(run, root)[0]
+
+
+def read(run: Run, root: Path = Path("/")) -> tuple[dict[str, Any], int | None]:
+    """As `look`, and the exit status of nvidia-smi; None where there is no card to ask it about."""
     proc = root / "proc/driver/nvidia"
     cards = cards_in(root / "sys/bus/pci/devices")
     kernel = kernel_of(text_of(proc / "version"))
@@ -276,11 +282,12 @@ def look(run: Run, root: Path = Path("/")) -> dict[str, Any]:
     # Without the kernel module the nodes are counted by the cards, which is how it will number them.
     nodes = nodes_in(root / "dev", list(minors.values()) or list(range(len(cards))))
     status, output, errors = 0, "", ""
-    if cards or kernel:
+    asked = bool(cards or kernel)
+    if asked:
         query = [f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader,nounits"]
-        status, output, errors = run(["timeout", str(SMI_SECONDS), "nvidia-smi", *query])
+        status, output, errors = run(["nvidia-smi", *query])
     versions = set(libraries.values())
-    return {
+    found = {
         "gpus": gpus_of(output, minors) if status == 0 else [],
         "cards": [card._asdict() for card in cards],
         "driver": {
@@ -294,3 +301,4 @@ def look(run: Run, root: Path = Path("/")) -> dict[str, Any]:
         },
         "device_nodes": nodes,
     }
+    return found, status if asked else None

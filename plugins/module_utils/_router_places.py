@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -88,14 +86,3 @@ def _command(run: Run, unit: str) -> list[str]:
         return []
     found = re.search(r"argv\[\]=(.*?) ; ", started)
     return found[1].split() if found else []
-
-
-def run_here(argv: Sequence[str]) -> tuple[int, str, str]:
-    """A command as `Run`, where there is no Ansible."""
-    try:
-        done = subprocess.run(  # pylint: disable=ansible-bad-function
-            argv, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
-        )
-    except OSError as error:
-        return 127, "", str(error)
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

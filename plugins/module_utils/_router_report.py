@@ -18,6 +18,8 @@ The report, in MiB, seconds and seconds since the epoch; null is what is not kno
   layers, on_cpu (whether layers of it lie on the CPU that were planned on a device)
 - devices: those of the plan, name, total_mib, usable_mib, used_mib (the running models'; planned if the log is silent)
 - gpus, driver: as nvidia-smi and the files of the kernel module tell
+- gpu_reading: at (when nvidia-smi last answered), ok (whether its last answer was one; null where there is none to
+  ask), reason (why not)
 - memory: total_mib, available_mib of the guest; disk: path, total_mib, free_mib of the models' folder
 - certificates: address (of who shows it), expires, reason (why that is not known)
 """
@@ -34,6 +36,7 @@ from typing import Any
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _bounded,
     _certificate,
+    _foreign,
     _gpu_load,
     _nvidia,
     _offload,
@@ -68,7 +71,9 @@ def gather(places: Places, run: Run) -> dict[str, Any]:
     log = Unit(run, places.unit).journal(unit["since"] or 0, lines=LINES, read=LINES)
     unit["errors"] = errors_in(log, unit["state"])
     unit["delays"] = delays_of(run)
-    return report(router, models, {**host_of(places, run), "unit": unit}, plan_of(places.plan), loads_in(log, models))
+    host = {**gpus_of(run), **host_of(places), "unit": unit}
+    found: dict[str, Any] = _foreign.data(report(router, models, host, plan_of(places.plan), loads_in(log, models)))
+    return found
 
 
 # --- the parts --------------------------------------------------------------------------------------------------
@@ -87,18 +92,25 @@ def router_of(url: str, client: Callable[[], Client]) -> tuple[dict[str, Any], l
     found.update({"url": url, "up": False, "loaded": []})
     try:
         asked = client()
-        props, models = asked.props(), asked.models()
+        props, models = dict(asked.props()), asked.models()
     except RouterError as error:
         return {**found, "reason": str(error), "problem": _problem(error)}, []
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"expected the answers of a router at {url}, found something else ({type(error).__name__})"
+        return {**found, "reason": reason, "problem": "refused"}, []
     told = {
         "up": True,
-        "role": props["role"],
+        "role": str(props.get("role", "")),
         "build": str(props.get("build_info", "")),
-        "limit": props["max_instances"],
-        "autoload": props["models_autoload"],
+        "limit": _whole(props.get("max_instances")),
+        "autoload": props.get("models_autoload") is True,
         "loaded": sorted(model.id for model in models if model.running),
     }
     return {**found, **told}, models
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _problem(error: RouterError) -> str:
@@ -175,12 +187,20 @@ def loads_in(log: Iterable[str], models: Iterable[Model]) -> dict[str, _offload.
     return {name: load for name, load in seen.items() if load}
 
 
-def host_of(places: Places, run: Run) -> dict[str, Any]:
-    """GPUs and driver, memory, the models' disk, certificates. With GPUs it takes as long as nvidia-smi."""
-    nvidia = _nvidia.look(run)
+def gpus_of(run: Run) -> dict[str, Any]:
+    """GPUs and driver. It takes as long as nvidia-smi, so `run` has to be bounded."""
+    nvidia, status = _nvidia.read(run)
+    gpus = _gpu_load.look(run) if nvidia["gpus"] else []
+    asked = status is not None and status != _bounded.NOT_FOUND
+    ok = bool(gpus) if asked else None
+    reason = None if ok is not False else nvidia["driver"]["reason"] or "nvidia-smi lists no GPU"
+    reading = {"at": time.time() if ok else None, "ok": ok, "reason": reason}
+    return {"gpus": gpus, "driver": nvidia["driver"], "gpu_reading": reading}
+
+
+def host_of(places: Places) -> dict[str, Any]:
+    """Memory, the models' disk, certificates."""
     return {
-        "gpus": _gpu_load.look(run) if nvidia["gpus"] else [],
-        "driver": nvidia["driver"],
         "memory": memory_of(),
         "disk": disk_of(places.models),
         "certificates": [_certificate.look(address) for address in places.certificates],
@@ -208,7 +228,7 @@ def plan_of(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             plan = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         plan = None
     return {"devices": [], "models": [], **(plan if isinstance(plan, dict) else {})}
 

@@ -14,7 +14,13 @@ import sys
 import time
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_places, _router_report, _router_table
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _bounded,
+    _foreign,
+    _router_places,
+    _router_report,
+    _router_table,
+)
 
 EXITS = {"healthy": 0, "degraded": 1, "down": 2}
 CLEAR = "\033[H\033[2J\033[3J"
@@ -22,7 +28,8 @@ CLEAR = "\033[H\033[2J\033[3J"
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    places = _router_places.of_unit(_router_places.run_here, options.unit)
+    run = _bounded.runner()
+    places = _router_places.of_unit(run, options.unit)
     given = {name: value for name, value in vars(options).items() if name in PLACES and value}
     places = dataclasses.replace(places, **given)
     if os.geteuid() != 0 and not os.access(places.keys, os.R_OK):
@@ -30,7 +37,7 @@ def main(argv: list[str]) -> int:
         return EXITS["down"]
     try:
         while True:
-            report = _router_report.gather(places, _router_places.run_here)
+            report = _router_report.gather(places, run)
             _show(report, options)
             if options.watch is None:
                 return EXITS[report["verdict"]]
@@ -46,7 +53,7 @@ def _show(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         text = json.dumps(report, indent=None if options.watch else 2)
     else:
-        text = "\n".join(_router_table.lines_of(report))
+        text = "\n".join(_foreign.text(line) for line in _router_table.lines_of(report))
         if options.watch and sys.stdout.isatty():
             text = CLEAR + text
     sys.stdout.write(text + "\n")

@@ -163,14 +163,13 @@ device_nodes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import runner
 from ansible_collections.homelab.llamacpp.plugins.module_utils._nvidia import look
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import runner
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.run_command_environ_update = {"LC_ALL": "C"}
-    module.exit_json(changed=False, **look(runner(module.run_command)))
+    module.exit_json(changed=False, **look(runner()))
 
 
 if __name__ == "__main__":

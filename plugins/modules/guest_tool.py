@@ -51,12 +51,11 @@ path:
 """
 
 import hashlib
-import os
-import tempfile
 from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _files,
     _tool_exporter,
     _tool_keeper,
     _tool_status,
@@ -90,24 +89,19 @@ class GuestTool:
 
     def read(self) -> bytes | None:
         try:
-            with open(self.path, "rb") as file:
-                return file.read()
+            return _files.read(self.path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.module.fail_json(msg=f"a file was wanted at {self.path}, it cannot be read: {error.strerror}")
+            self.module.fail_json(msg=f"expected a file at {self.path}, it cannot be read: {error.strerror}")
             raise AssertionError("fail_json does not return") from None
 
     def write(self, content: bytes) -> None:
         try:
-            descriptor, beside = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".guest_tool-")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                os.fchmod(file.fileno(), 0o755)
-            self.module.atomic_move(beside, self.path)
+            _files.replace(self.path, content, mode=0o755)
         except OSError as error:
             self.module.fail_json(
-                msg=f"cannot write {self.path}, which was left as it is: {error.strerror}; its folder has to be there"
+                msg=f"cannot write {self.path}, which was left as it is: {error.strerror}; its directory has to exist"
             )
 
 

@@ -134,16 +134,15 @@ report:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import runner
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import UNIT, of_unit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import gather
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_table import lines_of
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import runner
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"name": {"type": "str", "default": UNIT}}, supports_check_mode=True)
-    module.run_command_environ_update = {"LC_ALL": "C"}
-    run = runner(module.run_command)
+    run = runner()
     report = gather(of_unit(run, module.params["name"]), run)
     module.exit_json(changed=False, report=report, lines=lines_of(report))
 

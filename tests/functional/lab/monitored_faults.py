@@ -167,6 +167,25 @@ def the_kernel_module_was_updated(guest: Guest) -> Iterator[None]:
     subprocess.run([LAB, "gpu", "two-3090s", version], check=True)
 
 
+HANGS = r"""set -e
+mkdir -p /run/hangs /run/systemd/system/llama-router-exporter.service.d
+printf '#!/bin/sh\ntrap "" TERM\nwhile :; do sleep 1; done\n' >/run/hangs/nvidia-smi
+chmod 0755 /run/hangs /run/hangs/nvidia-smi
+printf '[Service]\nEnvironment=PATH=/run/hangs:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n' \
+  >/run/systemd/system/llama-router-exporter.service.d/hangs.conf
+systemctl daemon-reload
+systemctl restart llama-router-exporter
+"""
+
+
+@fault("LlamacppGpuReadingStale")
+def nvidia_smi_hangs_and_ignores_sigterm(guest: Guest) -> Iterator[None]:
+    guest.run("sh -s", HANGS.encode())
+    yield
+    guest.run("rm -r /run/hangs /run/systemd/system/llama-router-exporter.service.d; systemctl daemon-reload")
+    guest.run(f"systemctl restart {EXPORTER}")
+
+
 def _running(guest: Guest, model: str) -> bool:
     status = {entry["id"]: entry["status"]["value"] for entry in guest.ask("/models")["data"]}
     return status[model] != "unloaded"

@@ -46,7 +46,7 @@ RULES, PROMETHEUS = "/etc/prometheus/llamacpp.rules.yml", "/etc/prometheus/prome
 ALERTS = ROOT / "tests/prometheus/alerts.yml"
 # Half a minute each, by windows of time or since the machine is looked at every 15 seconds.
 SLOW = {
-    *("LlamacppModelsDiskFull", "LlamacppRestarts", "LlamacppDriverMismatch"),
+    *("LlamacppModelsDiskFull", "LlamacppRestarts", "LlamacppDriverMismatch", "LlamacppGpuReadingStale"),
     *("LlamacppCertificateExpires", "LlamacppModelFailed", "LlamacppThrashing"),
 }
 # Also where the last scrape took too long.
@@ -233,7 +233,8 @@ def test_what_a_model_takes_is_what_was_planned(guest: Guest) -> None:
 def hasty(guest: Guest) -> Iterator[None]:
     """Prometheus with the same rules, whose minutes are seconds, and a lower bound of loads an hour."""
     guest.play("prometheus.yml", llama_monitoring_loads_per_hour=5)
-    shorter = "s/for: [0-9]+m/for: 1s/; s/\\[1m\\]/[5s]/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
+    shorter = "s/age_seconds > 120/age_seconds > 40/; s/for: [0-9]+m/for: 1s/; "
+    shorter += "s/\\[1m\\]/[5s]/; s/\\[15m\\]/[40s]/; s/\\[1h\\]/[15s]/"
     guest.run(
         f"sed -E -i '{shorter}' {RULES}; sed -i 's/evaluation_interval: .*/evaluation_interval: 1s/' {PROMETHEUS}"
     )
@@ -245,7 +246,7 @@ def hasty(guest: Guest) -> Iterator[None]:
 
 @pytest.mark.parametrize("alert", [name for name in FAULTS if LONG or name not in SLOW])
 def test_an_alert_fires_when_it_is_done_and_clears_when_it_is_undone(guest: Guest, hasty: None, alert: str) -> None:
-    if alert == "LlamacppDriverMismatch":
+    if alert in ("LlamacppDriverMismatch", "LlamacppGpuReadingStale"):
         give_gpus(guest)
     until(lambda: not guest.query("ALERTS{alertstate='firing'}"), "quiet before")
     with FAULTS[alert](guest):

@@ -11,6 +11,8 @@ import os
 import re
 import socket
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ MODEL: dict[str, Any] = {
     "history": HISTORY,
 }
 REPORT: dict[str, Any] = {
+    "at": 1_700_000_100.0,
     "verdict": "degraded",
+    "gpu_reading": {"at": 1_700_000_040.0, "ok": False, "reason": "it hangs"},
     "router": {"up": True, "problem": None, "role": "router", "build": "b11669", "limit": 2, "loaded": ["a"]},
     "unit": {"state": "active", "restarts": 1, "since": 1_700_000_000, "memory_mib": 812},
     "models": [MODEL],
@@ -125,6 +129,8 @@ EXPECTED: dict[str, list[tuple[dict[str, str], float]]] = {
     ],
     "device_usable_bytes": [({"device": "CUDA0"}, 23552 * MIB)],
     "device_used_bytes": [({"device": "CUDA0"}, 4700 * MIB)],
+    "gpu_reading_success": [({}, 0)],
+    "gpu_reading_age_seconds": [({}, 60)],
     "driver_agrees": [({}, 1)],
     "driver_info": [({"kernel": "550.1", "library": "550.1"}, 1)],
     "gpu_memory_total_bytes": [(GPU, 24576 * MIB)],
@@ -197,8 +203,71 @@ def test_the_models_own_metrics_get_its_name() -> None:
     assert found["llamacpp:tokens_predicted"].samples == [({"model": "a"}, 20.0), ({"model": "b"}, 7.0)]
     assert found["llamacpp:n_tokens_max"].kind == "gauge"  # as its name says, whatever it says
     assert found["llamacpp:requests_deferred"].help == "Number of requests deferred"
-    assert of_children({"a": "<html>", "b": ""}) == []
-    assert of_children({"a": "# TYPE x gauge\nx much"})[0].samples == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<html>",
+        "llamacpp:requests_deferred much",
+        "llamacpp:requests_deferred",
+        "llamacpp:requests_deferred 1 2 3",
+        "llamacpp:not_declared 1",
+        "llamacpp:requests_deferred 8",  # twice
+        'llamacpp:labels{a="b"} 1',
+        "# TYPE llamacpp:x histogram\nllamacpp:x 1",
+        "# TYPE llamacpp:x y\nllamacpp:x 1",
+        "# TYPE llamacpp_up gauge\nllamacpp_up 0",  # the exporter's own
+        "# TYPE llamacpp:é gauge\nllamacpp:é 1",
+        "# TYPE llamacpp:requests_deferred_total counter\nllamacpp:requests_deferred_total 1",  # the name of two kinds
+        "\x00",
+    ],
+)
+def test_a_bad_line_is_left_out_and_counted(line: str) -> None:
+    found = {family.name: family for family in of_children({"a": CHILD.format(20) + line + "\n"})}
+    assert found.pop("llamacpp_exporter_bad_lines").samples == [({"model": "a"}, 1.0)]
+    assert found == {family.name: family for family in of_children({"a": CHILD.format(20)})}
+
+
+def test_values_that_are_no_finite_numbers_are_values() -> None:
+    text = "# TYPE llamacpp:x gauge\nllamacpp:x {}\n"
+    values = {word: of_children({"a": text.format(word)})[0].samples[0][1] for word in ("NaN", "+Inf", "-Inf", "1e300")}
+    assert str(values) == "{'NaN': nan, '+Inf': inf, '-Inf': -inf, '1e300': 1e+300}"
+
+
+def test_a_child_that_never_ends_its_answer_keeps_no_thread() -> None:
+    """A byte now and then: no read takes too long. Its connection is shut, and so its thread ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        shut = threading.Event()
+
+        def drip() -> None:
+            line = listener.accept()[0]
+            with line, contextlib.suppress(OSError):
+                line.recv(9999)
+                line.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+                while True:
+                    line.sendall(b"#")
+                    time.sleep(0.01)
+            shut.set()
+
+        threading.Thread(target=drip, daemon=True).start()
+        rows = [{"id": "e", "status": "loaded", "port": listener.getsockname()[1]}]
+        assert ask_children({"models": rows}, 1) == {}
+        assert shut.wait(60)
+
+
+@pytest.mark.parametrize("port", [None, 0, "80", 1 << 16, -1, [80], {}])
+def test_a_port_that_is_none(port: object) -> None:
+    assert ask_children({"models": [{"id": "a", "status": "loaded", "port": port}]}) == {}
+
+
+@pytest.mark.parametrize("value", ["much", [], {"a": 1}, float("nan"), 10**400])
+def test_a_number_of_the_router_that_is_none_has_no_sample(value: object) -> None:
+    report = {**REPORT, "router": {**REPORT["router"], "limit": value}, "models": [{**MODEL, "ctx_size": value}]}
+    found = names(families(report))
+    assert "llamacpp_models_max" not in found
+    assert "llamacpp_model_context_tokens" not in found
+    assert "llamacpp_up" in found
 
 
 def test_only_loaded_models_are_asked() -> None:
@@ -313,6 +382,147 @@ def test_what_cannot_be_served_is_said(
     assert "llama-router-exporter: " in capsys.readouterr().err
 
 
+class Served:
+    """The server with a source that answers when `go` is set."""
+
+    def __init__(self, allow: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
+        source = _tool_exporter.Source(Places(), [])
+        monkeypatch.setattr(source, "report", self._report)
+        self.server = _tool_exporter.Server("127.0.0.1", 0, source, allow)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def _report(self) -> dict[str, Any]:
+        assert self.go.wait(60)
+        return {}
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        line = socket.create_connection(self.server.server_address[:2], 60)
+        line.sendall(sent)
+        return line
+
+    def ask(self, path: str = "/health") -> bytes:
+        with self.connect(f"GET {path} HTTP/1.0\r\n\r\n".encode()) as line:
+            return all_of(line)
+
+
+def all_of(line: socket.socket) -> bytes:
+    return b"".join(iter(lambda: line.recv(9999), b""))
+
+
+def until(true: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    served = Served([], monkeypatch)
+    yield served
+    served.go.set()
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def test_who_is_not_let_in_gets_no_thread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.server, "allows", lambda _address, _here: False)
+    before = threading.active_count()
+    held = [served.connect() for _client in range(40)]  # and they send nothing
+    assert all(all_of(line).startswith(b"HTTP/1.0 403 ") for line in held)
+    assert threading.active_count() == before
+    for line in held:
+        line.close()
+    monkeypatch.undo()
+    until(lambda: not served.server._refused)
+
+
+def test_connections_are_bounded(served: Served) -> None:
+    served.go.clear()
+    slow = [served.connect(b"GET /report.json HTTP/1.0\r\n\r\n") for _client in range(_tool_exporter.CONNECTIONS)]
+    until(lambda: len(served.server._served) == _tool_exporter.CONNECTIONS)
+    before = threading.active_count()
+    assert served.ask().startswith(b"HTTP/1.0 503 ")
+    assert threading.active_count() == before
+    served.go.set()
+    assert all(all_of(line).startswith(b"HTTP/1.0 200 ") for line in slow)
+    until(lambda: not served.server._served)
+    assert served.ask().endswith(b"ok\n")
+
+
+def test_a_client_that_is_slow_on_purpose_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header line now and then keeps each read short, and the request without end."""
+    monkeypatch.setattr(_tool_exporter, "CONNECTION_SECONDS", 0.3)
+    with served.connect(b"GET /health HTTP/1.0\r\n") as line:
+        ended = False
+        deadline = time.monotonic() + 60
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.02)
+            try:
+                line.sendall(b"a: b\r\n")
+            except OSError:
+                ended = True
+    assert ended
+    until(lambda: not served.server._served)
+
+
+def test_a_request_without_end_is_not_kept(served: Served) -> None:
+    with served.connect(b"GET /health HTTP/1.0\r\n") as line:
+        with contextlib.suppress(OSError):
+            line.sendall(b"a: " + b"b" * (4 * _tool_exporter.HEADER_BYTES))
+        with contextlib.suppress(ConnectionResetError):  # what it sent was not read
+            assert all_of(line).endswith(b"ok\n")
+    until(lambda: not served.server._served)
+
+
+def test_a_report_of_odd_answers_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with control characters and surrogates, numbers that JSON does not have."""
+    source = _tool_exporter.Source(Places(), [])
+    source._machine = {"unit": {"errors": []}}
+    monkeypatch.setattr(_tool_exporter._router_report, "router_of", lambda _url, _client: ({"problem": None}, []))
+    told = {"models": [{"id": "a\x00\ud800\x1b[2J", "ctx_size": float("nan")}], "at": 1.0}
+    monkeypatch.setattr(_tool_exporter._router_report, "report", lambda *_args: {})
+    monkeypatch.setattr(source.watch, "loads", lambda _models: {})
+    monkeypatch.setattr(source.watch, "tell", lambda _report: told)
+    found = source.report()
+    assert found["models"] == [{"id": "a\\x00\\ud800\\x1b[2J", "ctx_size": None}]
+    json.dumps(found, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("told", [None, [], "x", 7, {"data": "loaded"}, {"data": [1]}])
+def test_an_event_that_is_none(told: object) -> None:
+    event = _tool_exporter._event(told)
+    assert event is None or event["data"] == {}
+
+
+def test_an_event_with_fields_of_other_types() -> None:
+    told = {"event": 1, "model": ["a"], "data": {"status": {"x": 1}, "exit_code": "9"}}
+    assert _tool_exporter._event(told) == {"event": "1", "model": "['a']", "data": {"status": "{'x': 1}"}}
+    told = {"event": "e", "model": "a", "data": {"status": "unloaded", "exit_code": 9, "more": 1}}
+    assert _tool_exporter._event(told) == {
+        "event": "e",
+        "model": "a",
+        "data": {"status": "unloaded", "exit_code": 9},
+    }
+
+
+def test_a_hung_nvidia_smi_is_told_of_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = [
+        {"gpus": [1], "driver": {}, "gpu_reading": {"at": 100.0, "ok": True, "reason": None}},
+        {"gpus": [], "driver": {}, "gpu_reading": {"at": None, "ok": False, "reason": "it hangs"}},
+    ]
+    monkeypatch.setattr(_tool_exporter._router_report, "gpus_of", lambda _run: readings.pop(0))
+    source = _tool_exporter.Source(Places(), [])
+    assert source._gpus["gpu_reading"]["ok"] is None  # what a scrape tells while the first one hangs
+    source._read_gpus()
+    source._read_gpus()
+    assert source._gpus["gpus"] == []
+    assert source._gpus["gpu_reading"] == {"at": 100.0, "ok": False, "reason": "it hangs"}
+
+
 def test_the_page_needs_nothing_of_others() -> None:
     assert "default-src 'none'" in POLICY
     assert "innerHTML" not in PAGE
@@ -324,7 +534,7 @@ def test_the_page_needs_nothing_of_others() -> None:
 
 ROLE = Path(__file__).resolve().parents[4] / "roles" / "llama_monitoring"
 DASHBOARD = json.loads((ROLE / "files" / "llamacpp.dashboard.json").read_text(encoding="utf-8"))
-RULES = (ROLE / "templates" / "llamacpp.rules.yml.j2").read_text(encoding="utf-8")
+RULES = (ROLE / "files" / "llamacpp.rules.yml").read_text(encoding="utf-8")
 
 
 def test_dashboard_and_alerts_ask_for_metrics_that_there_are() -> None:

@@ -48,7 +48,7 @@ def test_what_holds_a_clock_down(bits: str, reasons: list[str]) -> None:
 
 def test_an_older_driver_calls_it_otherwise() -> None:
     def run(argv: Sequence[str]) -> tuple[int, str, str]:
-        if "clocks_event" in argv[3]:
+        if "clocks_event" in argv[1]:
             return 2, 'Field "clocks_event_reasons.active" is not a valid field to query.', ""
         return 0, SHOWN.format("0x0000000000000004"), ""
 

@@ -322,6 +322,38 @@ def test_a_router_that_cannot_be_asked(error: RouterError, problem: str) -> None
     assert found["problem"] == problem
 
 
+@pytest.mark.parametrize(
+    "props", [{}, {"role": "router"}, {"max_instances": "2"}, {"max_instances": True}, [1], "x", 7]
+)
+def test_odd_answers_of_a_router_are_no_exceptions(props: Any) -> None:
+    class Odd:
+        def props(self) -> Any:
+            return props
+
+        def models(self) -> list[Model]:
+            return []
+
+    found, _models = router_of("http://x", Odd)  # type: ignore[arg-type]
+    assert found["limit"] is None
+    assert found["up"] is isinstance(props, dict) or found["problem"] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "installed", "ok"), [(0, True, True), (124, True, False), (137, True, False), (127, True, None)]
+)
+def test_whether_the_gpus_could_be_read(
+    status: int, installed: bool, ok: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [GPU] if ok else []
+    told = {"gpus": gpus, "driver": {"reason": "it hangs"}}
+    monkeypatch.setattr(_router_report._nvidia, "read", lambda _run: (told, status))
+    monkeypatch.setattr(_router_report._gpu_load, "look", lambda _run: gpus)
+    reading = _router_report.gpus_of(lambda _argv: (0, "", ""))["gpu_reading"]
+    assert reading["ok"] is ok
+    assert (reading["at"] is not None) is (ok is True)
+    assert reading["reason"] == ("it hangs" if ok is False else None)
+
+
 def test_a_name_that_nobody_knows_is_no_matter_of_certificates() -> None:
     url = "https://nobody.invalid"
     assert router_of(url, lambda: Client(url, "k"))[0]["problem"] == "unreachable"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,10 +84,22 @@ def test_again_and_again_until_it_is_interrupted(
         if len(slept) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_tool_status.time, "sleep", sleep)
+    monkeypatch.setattr(_tool_status, "time", SimpleNamespace(sleep=sleep))  # others sleep as well
     assert _tool_status.main(["--watch", "0.5", "--json"]) == 130
     assert slept == [0.5] * 3
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [REPORT] * 3
+
+
+def test_no_control_character_reaches_the_terminal(
+    asked: list[Places], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(REPORT, "reasons", ["a\x1b]0;owned\x07\r\x9b2J\ud800 failed\nhealthy"])
+    monkeypatch.setitem(REPORT["unit"], "errors", ["\x1b[2J"])
+    _tool_status.main([])
+    shown = capsys.readouterr().out
+    assert "a\\x1b]0;owned\\x07\\x0d\\x9b2J\\ud800 failed\\x0ahealthy\n" in shown
+    assert "error: \\x1b[2J\n" in shown
+    assert all(sign.isprintable() or sign == "\n" for sign in shown)
 
 
 def test_who_cannot_read_the_key_is_told_so(
