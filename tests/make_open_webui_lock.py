@@ -5,9 +5,9 @@
 
 usage: make_open_webui_lock.py VERSION [UV]
 
-uv finds the versions. The hashes are those of the wheels for Linux (x86_64, aarch64) and Python 3.11 and 3.12, and the
-source's for a package that has none. torch and what it brings for a GPU are left out: the role takes its CPU build from
-elsewhere.
+uv finds the versions. The hashes are those of the wheels for Linux (x86_64, aarch64) and Python 3.11 and 3.12. Without
+a wheel a package is an error: the role installs as root, and a source would run its code. torch and what it brings for
+a GPU are left out: the role takes its CPU build from elsewhere.
 """
 
 from __future__ import annotations
@@ -80,11 +80,12 @@ def where(package: dict[str, Any]) -> list[bool]:
 
 def entry(package: dict[str, Any]) -> str:
     wheels = [wheel for wheel in package.get("wheels", []) if not TAGS.isdisjoint(tags_of(wheel["url"]))]
-    files = wheels or [package["sdist"]]
+    if not wheels:
+        sys.exit(f"expected a wheel of {package['name']} {package['version']} for Linux, found none")
     # A marker that is true of all of them is not worth a word.
     marker = "" if all(where(package)) else f" ; {package['marker']}"
     line = f"{package['name']}=={package['version']}{marker}"
-    return " \\\n".join([line, *sorted(f"    --hash=sha256:{file['hashes']['sha256']}" for file in files)]) + "\n"
+    return " \\\n".join([line, *sorted(f"    --hash=sha256:{file['hashes']['sha256']}" for file in wheels)]) + "\n"
 
 
 def tags_of(url: str) -> frozenset[Tag]:

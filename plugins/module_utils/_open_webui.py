@@ -18,6 +18,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import Service, kind
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_answers import (
+    LARGEST,
+    OpenWebUIError,
+    parsed,
+)
+
+__all__ = ["ARGUMENTS", "EXCLUSIVE", "ONE_OF", "TOGETHER", "OpenWebUI", "OpenWebUIError", "Refused"]
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "webui_url": {"type": "str", "default": "http://127.0.0.1:8080"},
@@ -32,11 +40,8 @@ EXCLUSIVE = [("webui_token", "webui_email"), ("webui_token", "webui_password")]
 TOGETHER = [("webui_email", "webui_password")]
 ONE_OF = [("webui_token", "webui_email")]
 
+_TOKEN = re.compile("[!-~]{1,8192}")
 OLDEST = "0.12"  # the first that knows llama.cpp as a provider
-
-
-class OpenWebUIError(Exception):
-    """What was wanted, what was found and what mends it, in one message for the operator."""
 
 
 class Refused(OpenWebUIError):
@@ -99,24 +104,29 @@ class OpenWebUI:
             raise OpenWebUIError(self._another(found)) from None
         if not isinstance(about, dict) or not {"version", "features"} <= about.keys():
             raise OpenWebUIError(self._another("GET /api/config answered something else"))
-        return str(about["version"])
+        return printable(about["version"], 40)
 
     def sign_in(self, email: str, password: str) -> None:
         try:
             session = self._call("POST", "/api/v1/auths/signin", {"email": email, "password": password})
         except Refused as refused:
             raise OpenWebUIError(self._not_signed_in(email, refused)) from None
-        if not isinstance(session, dict) or "token" not in session:
+        if not isinstance(session, dict) or not isinstance(session.get("token"), str):
             raise OpenWebUIError(
                 f"webui_email: an account that signs in with its password alone was wanted, {email} at {self.url} needs"
                 " more than that (a second factor?); give an API key as webui_token"
             )
         if session.get("role") != "admin":
-            raise OpenWebUIError(self._no_admin("webui_email", f"{email} has the role {session.get('role')}"))
-        self._token = str(session["token"])
+            raise OpenWebUIError(
+                self._no_admin("webui_email", f"{email} has the role {printable(session.get('role'), 40)}")
+            )
+        token: str = session["token"]
+        if not _TOKEN.fullmatch(token):
+            raise OpenWebUIError(self._another("POST /api/v1/auths/signin answered with a token of other characters"))
+        self._token = token
 
     def use_token(self, token: str) -> None:
-        if not re.fullmatch("[!-~]+", token):
+        if not _TOKEN.fullmatch(token):
             raise OpenWebUIError(
                 "webui_token: a token of one word was wanted, it is empty, or holds blanks or other characters"
             )
@@ -178,20 +188,25 @@ class OpenWebUI:
             except urllib.error.HTTPError as refusal:
                 response = refusal  # which is an answer as well
             with response:
-                status, text, headers = response.status, response.read(), response.headers
+                status, text, headers = response.status, response.read(LARGEST + 1), response.headers
         except urllib.error.URLError as error:
             raise OpenWebUIError(self._service.silence(error.reason, self._timeout).message) from None
         except (OSError, http.client.HTTPException) as error:
             raise OpenWebUIError(self._service.silence(error, self._timeout).message) from None
+        if len(text) > LARGEST:
+            raise OpenWebUIError(self._another(f"{method} {path} answered with more than {LARGEST >> 20} MiB"))
         try:
-            answer = json.loads(text)
+            answer = parsed(text)
         except ValueError:
             found = kind(headers)
             told = f"Open WebUI at {self.url} answered {method} {path} with {status}, {found}"
             raise Refused(told, status, None, found) from None
         if not 200 <= status < 300:
             detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
-            told = f"Open WebUI at {self.url} refused {method} {path} ({status}): {_short(detail)}"
+            said = _short(detail)
+            if self._token:
+                said = said.replace(self._token, "(token)")
+            told = f"Open WebUI at {self.url} refused {method} {path} ({status}): {said}"
             raise Refused(told, status, answer)
         return answer
 
@@ -229,9 +244,12 @@ class OpenWebUI:
 def _short(detail: object) -> str:
     """What it says went wrong. A validation's answer repeats what was sent, keys included: only its places are told."""
     if isinstance(detail, list):
-        return "; ".join(
-            f"{'.'.join(str(part) for part in entry.get('loc', []))}: {entry.get('msg')}"
-            for entry in detail
-            if isinstance(entry, dict)
-        )
-    return re.sub(r"input_value=.*?, input_type", "input_type", str(detail), flags=re.DOTALL)[:300]
+        entries = [entry for entry in detail[:20] if isinstance(entry, dict)]
+        said = "; ".join(f"{_place(entry.get('loc'))}: {str(entry.get('msg'))[:200]}" for entry in entries)
+    else:
+        said = re.sub(r"input_value=.*?(, input_type|\Z)", "input_type", str(detail)[:2000], flags=re.DOTALL)
+    return printable(" ".join(said.split()), 300)
+
+
+def _place(steps: object) -> str:
+    return ".".join(str(step) for step in steps) if isinstance(steps, list) else "?"

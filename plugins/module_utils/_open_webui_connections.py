@@ -15,6 +15,12 @@ from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUI, OpenWebUIError, Refused
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_answers import (
+    mapping,
+    mappings,
+    model_id,
+    texts,
+)
 
 # What Open WebUI's own page writes for a connection that is new.
 FRESH: dict[str, Any] = {
@@ -72,12 +78,12 @@ def same(one: str, other: str) -> bool:
 
 def connections(config: Mapping[str, Any]) -> list[Connection]:
     """Open WebUI's lists as one. Older versions named a connection's settings by its address, and these still count."""
-    keys = list(config.get("OPENAI_API_KEYS") or [])
-    settings = config.get("OPENAI_API_CONFIGS") or {}
-    urls = config.get("OPENAI_API_BASE_URLS") or []
+    keys = list(texts(config.get("OPENAI_API_KEYS") or [], "OPENAI_API_KEYS"))
+    settings = mapping(config.get("OPENAI_API_CONFIGS") or {}, "OPENAI_API_CONFIGS")
+    urls = texts(config.get("OPENAI_API_BASE_URLS") or [], "OPENAI_API_BASE_URLS")
     keys += [""] * (len(urls) - len(keys))
     return [
-        Connection(url, key, settings.get(str(place), settings.get(url)) or {})
+        Connection(url, key, mapping(settings.get(str(place), settings.get(url)) or {}, f"OPENAI_API_CONFIGS.{place}"))
         for place, (url, key) in enumerate(zip(urls, keys))
     ]
 
@@ -125,7 +131,8 @@ def _merged(old: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]
     """What is the same in other words stays in the words that are there."""
     said = {"enable": old.get("enable", True), "auth_type": old.get("auth_type") or "bearer"}
     said.update({name: old.get(name) or FRESH.get(name, "") for name in ("prefix_id", "provider", "model_ids")})
-    said["tags"] = [_named(tag) for tag in old.get("tags") or []]
+    tags = old.get("tags")
+    said["tags"] = [_named(tag) for tag in tags] if isinstance(tags, list) else []
     return {**old, **{name: value for name, value in wanted.items() if said.get(name) != value}}
 
 
@@ -169,9 +176,9 @@ def offered(webui: OpenWebUI, connection: Connection) -> list[str]:
             f"{start}something else answers there ({refused.status}); correct url: it is the scheme, host and port"
             " that the router listens on"
         ) from None
-    try:
-        return [str(model["id"]) for model in answer["data"]]
-    except (KeyError, TypeError):
-        raise OpenWebUIError(
-            f"url: a router was wanted at {connection.url}, what answers there has no list of models; correct url"
-        ) from None
+    if isinstance(answer, dict) and isinstance(answer.get("data"), list):
+        models = mappings(answer["data"], "data")
+        return [model_id(model.get("id"), f"data[{index}].id") for index, model in enumerate(models)]
+    raise OpenWebUIError(
+        f"url: a router was wanted at {connection.url}, what answers there has no list of models; correct url"
+    )

@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUI, OpenWebUIError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_answers import (
+    mapping,
+    mappings,
+    model_id,
+    text,
+)
 
 EVERYBODY = "*"
 MAY_READ = {"principal_type": "user", "principal_id": EVERYBODY, "permission": "read"}
@@ -110,7 +116,19 @@ def joined(now: str | None, wanted: Iterable[str] | None, gone: Iterable[str]) -
 
 def entries_of(webui: OpenWebUI) -> dict[str, dict[str, Any]]:
     """Open WebUI's entries, by model id."""
-    return {entry["id"]: entry for entry in webui.get("/api/v1/models/all")}
+    listed = mappings(webui.get("/api/v1/models/all"), "models")
+    return {entry["id"]: entry for entry in (_checked(entry, f"models[{at}]") for at, entry in enumerate(listed))}
+
+
+def _checked(entry: dict[str, Any], place: str) -> dict[str, Any]:
+    """An entry whose fields have the types that are used here."""
+    model_id(entry.get("id"), f"{place}.id")
+    text(entry.get("name"), f"{place}.name")
+    for name in ("meta", "params"):
+        mapping(entry.get(name) or {}, f"{place}.{name}")
+    for at, grant in enumerate(mappings(entry.get("access_grants") or [], f"{place}.access_grants")):
+        text(grant.get("permission"), f"{place}.access_grants[{at}].permission")
+    return entry
 
 
 def wait_for(
@@ -120,7 +138,8 @@ def wait_for(
     own = {one for one, entry in entries_of(webui).items() if entry.get("base_model_id")}  # made in Open WebUI itself
     deadline = time.monotonic() + seconds
     while True:
-        found = {str(model["id"]) for model in webui.get("/api/models/base")["data"]} | own
+        listed = mappings(mapping(webui.get("/api/models/base"), "the list of models").get("data"), "data")
+        found = {model_id(model.get("id"), f"data[{at}].id") for at, model in enumerate(listed)} | own
         missing = sorted(set(ids) - found)
         if not missing:
             return

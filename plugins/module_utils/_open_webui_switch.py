@@ -2,34 +2,45 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One release of Open WebUI in the place of another, each with the database that belongs to it.
+"""Switch Open WebUI from one release to another, each with the database that belongs to it.
 
-A newer release changes the database for good, so one that is left keeps a copy of it as it was then. Broken off at any
-point, a switch is finished by the next one, for links beside `current` tell how far it came:
+A newer release converts the database for good, so a release that is left keeps a copy of it as it was then, and an
+older release never starts on a newer database. Links beside `current` tell how far a broken-off switch has come:
 
-- leaving: the release on its way out. Once another one is current, its copy is complete.
-- restoring: the release whose copy is taking the database's place. As long as it is there the database is nobody's.
-- previous: the release that the way back leads to.
+- leaving: the release on its way out. While it is still current, nothing was changed. Once another one is current, its
+  copy is complete.
+- restoring: the release whose copy is replacing the database. While it exists the database belongs to no release.
+- previous: the release that a rollback leads to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, UnitError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._as_user import User
+from ansible_collections.homelab.llamacpp.plugins.module_utils._files import check_folder, locked
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_database import Copies
+from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError
 
 CURRENT, PREVIOUS, LEAVING, RESTORING = "current", "previous", "leaving", "restoring"
-_PARTS = ("", "-wal", "-shm", "-journal")  # of a database of SQLite
+LOCK = ".lock"
+# The version that a release's name begins with (PEP 440), and the order of what can follow its numbers.
+_VERSION = re.compile(r"(\d+(?:\.\d+)*)(?:[._]?(dev|a|b|rc|post)(\d*))?")
+_STAGES = ("dev", "a", "b", "rc", None, "post")
 
 
 class SwitchError(Exception):
-    """What was wanted, what was found and what serves now, in one message for the operator."""
+    """What was expected, what was found and what serves now, in one message for the operator."""
+
+
+class WentBack(SwitchError):
+    """The release from before serves again."""
 
 
 class Server(Protocol):
@@ -38,69 +49,124 @@ class Server(Protocol):
     def stop(self) -> None: ...
 
     def start(self, patient: bool = False) -> None:
-        """Start it again, and return when it answers; one that served before is to be waited for longer."""
+        """Restart it, and return when it answers; wait longer (`patient`) for one that has served before."""
 
     def said(self) -> str:
-        """Its last words."""
+        """The last lines of its journal."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """`root` has the links and the folder `releases`; `copies` gets a folder for each release that was left."""
+    """`root` has the links and the directory `releases`; `copies` gets a directory for each release that was left.
+
+    Root writes to both, so no other user may. `database` belongs to `user`, as whom the service runs. `earlier` is
+    where an earlier version of this collection kept the copies, empty for nowhere.
+    """
 
     root: str
     database: str
     copies: str
+    user: User
+    earlier: str = ""
 
 
 class Switch:
-    def __init__(self, places: Places, server: Server, run: Run) -> None:
+    """`kept` names the databases that were set aside, which nobody removes."""
+
+    def __init__(self, places: Places, server: Server) -> None:
         self.places = places
         self.server = server
-        self._run = run
+        self.copies = Copies(places.database, places.copies, places.user)
+        self.kept: list[str] = []
 
     def unfinished(self) -> bool:
-        return bool(self.link(RESTORING)) or self.link(LEAVING) not in ("", self.link(CURRENT))
+        return bool(self.link(RESTORING) or self.link(LEAVING))
+
+    def earlier(self) -> tuple[list[str], list[str]]:
+        """The releases with copies at the earlier place, and messages about what is there and no copy."""
+        return self.copies.earlier(self.places.earlier) if self.places.earlier else ([], [])
 
     def way_back(self) -> str:
-        """The release that the way back leads to; SwitchError when there is none."""
+        """The release that a rollback leads to; SwitchError when there is none."""
         now, left, before = map(self.link, (CURRENT, LEAVING, PREVIOUS))
         if self.unfinished():
-            # One that was broken off: of an update, or of the way back itself, which knows its previous one already.
+            # Of an update that was broken off, or of a rollback, which knows its previous release already.
             return self.link(RESTORING) or (now if left == before else left)
         if not before:
             raise SwitchError(
-                f"a release before {now or 'the first one'} was wanted in {self._place(PREVIOUS)}, there is none: it"
-                " was never updated"
+                f"expected a release before {now or 'the first one'} in {self._place(PREVIOUS)}, found none: it was"
+                " never updated"
             )
-        if not os.path.isdir(self._copy_of(before)):
+        if not os.path.isdir(self.copies.of(before)) and before not in self.earlier()[0]:
             raise SwitchError(
-                f"the database as {before} left it was wanted in {self._copy_of(before)}, there is none. Nothing was"
-                " changed"
+                f"expected the database as {before} left it in {self.copies.of(before)}, found none."
+                " Nothing was changed"
             )
         return before
 
+    def check(self, to: str) -> None:
+        """SwitchError where `to` would start on the database of a newer release."""
+        now, left = self.link(RESTORING) or self.link(CURRENT), self.link(LEAVING)
+        if not now or to == now or _age(to) >= _age(now):
+            return
+        found = f"found {now}" if left in ("", now) else f"found {now}, whose update from {left} was broken off"
+        try:
+            back = self.way_back()
+        except SwitchError:
+            back = ""
+        way = (
+            "Go back with the entry point rollback of the role open_webui, which restores the database as"
+            f" {back} left it; what was written since is lost"
+            if back == to
+            else "Restore a snapshot or a backup of the guest to get that version"
+        )
+        raise SwitchError(
+            f"expected a release that is no older than the database's, {to} was requested, {found}: an older release"
+            f" cannot use a database that a newer one has converted. {way}. Or set open_webui_version to the version"
+            f" of {now}. Nothing was changed"
+        )
+
     def forward(self, to: str) -> None:
-        """This release serves. SwitchError when it does not come up, and the one from before serves again."""
+        """Switch to this release. SwitchError when it does not start; then the one from before serves again."""
         with self._alone():
+            self.check(to)
             self._finish_restoring()
+            resumed = self.link(LEAVING) not in ("", self.link(CURRENT))
+            if resumed and to != self.link(CURRENT):
+                with contextlib.suppress(WentBack):
+                    self._serve(resumed=True)  # first of all it is known which database is the good one
             now = self.link(CURRENT)
             if now and now != to:
-                self._leave(now)
-            self._point(CURRENT, to)
-            self._serve(first=not now)
+                self._point(LEAVING, now)  # before the stop: the next run starts it again
+                self._stop_and(self.copies.take, now)
+            if now != to:
+                self._point(CURRENT, to)
+            self._serve(first=not now, resumed=resumed and now == to)
 
     def back(self) -> None:
-        """The release before serves, with the database as it was when that one was left. SwitchError as above."""
+        """Switch to the release before, with the database as it was when that one was left. SwitchError as above."""
         with self._alone():
-            to, now = self.way_back(), self.link(CURRENT)
+            to, now, left = self.way_back(), self.link(CURRENT), self.link(LEAVING)
+            resumed = left not in ("", now)
             if not self._finish_restoring() and to != now:
-                if self.unfinished():
-                    self.server.stop()
+                if resumed:
+                    self._stop_and(self._set_aside, now)
                 else:
-                    self._leave(now)
+                    self._stop_and(self.copies.take, now)
                 self._restore(to)
-            self._serve()
+            self._serve(resumed=resumed and to == now)
+
+    def adopt(self) -> None:
+        """Move the copies from the earlier place. SwitchError when that fails; then nothing is lost."""
+        if self.places.earlier:
+            with self._alone():
+                try:
+                    self.copies.adopt(self.places.earlier)
+                except OSError as error:
+                    raise SwitchError(
+                        f"the copies of the database in {self.places.earlier} could not be moved to"
+                        f" {self.places.copies}: {_told(error)}"
+                    ) from None
 
     def link(self, name: str) -> str:
         """The release that a link names, empty without one."""
@@ -111,30 +177,34 @@ class Switch:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other run switches at the same time: one that was broken off may still go on here."""
-        if os.path.islink(self.places.copies):
-            raise SwitchError(f"a folder was wanted at {self.places.copies}, a link was found. Nothing was changed")
-        folder = os.open(self.places.root, os.O_RDONLY)
-        try:
+        """Let no other run switch at the same time: one that was broken off may still go on here."""
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                check_folder(self.places.root)
+                self.copies.prepare()
+                stack.enter_context(locked(self._place(LOCK), seconds=0))
+            except TimeoutError:
                 raise SwitchError("another run switches its release at this moment; wait for its end") from None
+            except OSError as error:
+                raise SwitchError(f"{_told(error)}. Nothing was changed") from None
             yield
-        finally:
-            os.close(folder)
 
-    def _leave(self, now: str) -> None:
+    def _stop_and(self, act: Callable[[str], object], now: str) -> None:
         """Stop it, and copy the database as it was left."""
         try:
             self.server.stop()
-            self._copy(now)
+            act(now)
         except (OSError, UnitError) as error:
-            self._again(f"the database could not be copied ({error})")
-        self._point(LEAVING, now)
+            if self.link(LEAVING) == now:
+                self._unlink(LEAVING)
+            self._again(f"the database could not be copied ({_told(error)})")
 
-    def _serve(self, first: bool = False) -> None:
-        """The current release starts. When it does not come up, the one that is leaving takes its place again."""
+    def _set_aside(self, now: str) -> None:
+        """Keep a database that may have been written to since a switch was broken off."""
+        self.kept.append(self.copies.set_aside(now))
+
+    def _serve(self, first: bool = False, resumed: bool = False) -> None:
+        """Start the current release. When it does not start, the one that is leaving takes its place again."""
         now, left = self.link(CURRENT), self.link(LEAVING)
         try:
             self.server.start()
@@ -142,6 +212,8 @@ class Switch:
             why = f"{now} did not come up ({error}); it said: {self.server.said()}"
             if left not in ("", now):
                 self.server.stop()
+                if resumed:
+                    self._keep_or_stop(now, why)
                 self._restore(left)
                 self._again(why)
             if first:
@@ -153,16 +225,25 @@ class Switch:
             self._prune(self.link(PREVIOUS))
         else:
             self._prune(left)
-            os.replace(self._place(LEAVING), self._place(PREVIOUS))  # at last: from here on it is no switch any more
+            os.replace(self._place(LEAVING), self._place(PREVIOUS))  # last: from here on the switch is finished
+
+    def _keep_or_stop(self, now: str, why: str) -> None:
+        try:
+            self._set_aside(now)
+        except OSError as error:
+            raise SwitchError(
+                f"{why}; its database could not be copied ({_told(error)}), so it was not replaced. Nothing serves;"
+                " correct that, and run again"
+            ) from None
 
     def _again(self, why: str) -> NoReturn:
-        """The one from before serves again, and the error says why."""
+        """Start the one from before again, and raise the error that says why."""
         now = self.link(CURRENT)
         try:
             self.server.start(patient=True)
         except UnitError as error:
             raise SwitchError(f"{why}; nor did {now}, which is current again: {error}") from None
-        raise SwitchError(f"{why}; {now} serves again, with the database from before")
+        raise WentBack(f"{why}; {now} serves again, with the database from before")
 
     def _finish_restoring(self) -> bool:
         release = self.link(RESTORING)
@@ -172,65 +253,36 @@ class Switch:
         return bool(release)
 
     def _restore(self, release: str) -> None:
-        """The database as a release left it, and that one current. What is not done of it the next run does."""
+        """Restore the database as a release left it, and make that one current. The next run finishes what is left."""
         self._point(RESTORING, release)
+        if not self.link(LEAVING) and self.link(CURRENT) != release:
+            self._point(LEAVING, self.link(CURRENT))  # of a rollback, which has the copy of that one already
         try:
-            self._put_in_place(release)
+            self.copies.put_back(release)
         except OSError as error:
             raise SwitchError(
-                f"the database as {release} left it could not be put in place of {self.places.database}: {error}."
-                f" It stays in {self._copy_of(release)}, and nothing serves; mend that, and run again"
+                f"the database as {release} left it could not be put in place of {self.places.database}:"
+                f" {_told(error)}. It stays in {self.copies.of(release)}, and nothing serves; correct that, and"
+                " run again"
             ) from None
         now, left, before = map(self.link, (CURRENT, LEAVING, PREVIOUS))
         if left not in ("", release):
             self._point(PREVIOUS, left)
         elif left == before and now != left:
-            self._point(PREVIOUS, now)  # back from a way back that led nowhere
+            self._point(PREVIOUS, now)  # back from a rollback that failed
         self._point(CURRENT, release)
         if left == release:
             self._unlink(LEAVING)
         self._unlink(RESTORING)
 
-    def _copy(self, now: str) -> None:
-        copy = self._copy_of(now)
-        new = copy + ".new"
-        for old in (copy, new):
-            shutil.rmtree(old, ignore_errors=True)
-        os.makedirs(self.places.copies, 0o700, exist_ok=True)
-        os.mkdir(new, 0o700)
-        try:
-            self._copied(os.path.dirname(self.places.database), new)
-        except OSError:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        os.rename(new, copy)
-
-    def _put_in_place(self, release: str) -> None:
-        """A copy without a database is of one that lies elsewhere, which is its owner's."""
-        copy, name = self._copy_of(release), os.path.basename(self.places.database)
-        if not os.path.exists(os.path.join(copy, name)):
-            return
-        for part in _PARTS:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.places.database + part)
-        self._copied(copy, os.path.dirname(self.places.database))
-
-    def _copied(self, source: str, folder: str) -> None:
-        """The database's files, with owner and mode; where the file system can, without taking room."""
-        name = os.path.basename(self.places.database)
-        there = [path for part in _PARTS if os.path.lexists(path := os.path.join(source, name + part))]
-        if there:
-            status, _output, errors = self._run(["cp", "--archive", "--reflink=auto", "--", *there, folder])
-            if status != 0:
-                raise OSError(errors.strip())
-
     def _prune(self, before: str) -> None:
-        """Two releases are kept, and the database of the one before."""
+        """Keep two releases, and a copy of the database of each."""
+        kept = (self.link(CURRENT), before)
         releases = os.path.join(self.places.root, "releases")
-        for folder, kept in ((releases, (self.link(CURRENT), before)), (self.places.copies, (before,))):
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                if name not in kept:
-                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        for name in os.listdir(releases) if os.path.isdir(releases) else ():
+            if name not in kept:
+                shutil.rmtree(os.path.join(releases, name), ignore_errors=True)
+        self.copies.prune(kept)
 
     def _point(self, name: str, release: str) -> None:
         place = self._place(name)
@@ -246,5 +298,19 @@ class Switch:
     def _place(self, name: str) -> str:
         return os.path.join(self.places.root, name)
 
-    def _copy_of(self, release: str) -> str:
-        return os.path.join(self.places.copies, release)
+
+def _age(release: str) -> tuple[tuple[int, ...], int, int]:
+    """Sorts releases by their versions; builds of one version are equal."""
+    found = _VERSION.match(release.rpartition("-")[0] or release)
+    if not found:
+        return (), 0, 0
+    numbers = [int(number) for number in found[1].split(".")]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers), _STAGES.index(found[2]), int(found[3] or 0)
+
+
+def _told(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

@@ -132,6 +132,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui impor
     OpenWebUI,
     OpenWebUIError,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_answers import mapping
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_connections import (
     Connection,
     Wanted,
@@ -175,10 +176,10 @@ class OpenWebUIConnection:
         webui = OpenWebUI.from_params(self.module.params)
         result: dict[str, Any] = {"url": self.wanted.url}
         if self.present and self.module.params["verify"] and self.wanted.enabled:
-            listed = present(connections(webui.get("/openai/config")), self.wanted)
+            listed = present(connections(self._config(webui)), self.wanted)
             result.update(self._verified(webui, listed[_place(listed, self.wanted.url) or 0]))
         # Read after that, which takes its time: what somebody else changes meanwhile is not to be undone.
-        before = webui.get("/openai/config")
+        before = self._config(webui)
         old, on = connections(before), bool(before.get("ENABLE_OPENAI_API"))
         if self.present:
             new, after_on = present(old, self.wanted), True
@@ -189,7 +190,7 @@ class OpenWebUIConnection:
         if changed and not self.module.check_mode:
             wanted = configured(before, new, after_on)
             webui.post("/openai/config/update", wanted)
-            found = webui.get("/openai/config")
+            found = self._config(webui)
             if found != wanted:
                 raise OpenWebUIError(
                     f"Open WebUI at {webui.url} took the connections and has others now: somebody else has changed them"
@@ -201,6 +202,10 @@ class OpenWebUIConnection:
             "index": _place(new, self.wanted.url),
             "diff": {"before": self._shown(old, on), "after": self._shown(new, after_on)},
         }
+
+    @staticmethod
+    def _config(webui: OpenWebUI) -> dict[str, Any]:
+        return mapping(webui.get("/openai/config"), "answer to GET /openai/config")
 
     def _tell_twins(self, listed: list[Connection]) -> None:
         twins = places(listed, self.wanted.url)[1:]

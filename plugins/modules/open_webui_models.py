@@ -150,6 +150,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui impor
     OpenWebUI,
     OpenWebUIError,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_answers import mapping, text, texts
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_models import (
     changes,
     entries_of,
@@ -237,7 +238,7 @@ class OpenWebUIModels:
             for one in removed:
                 webui.post("/api/v1/models/model/delete", {"id": one})
             for change in configurations:
-                webui.post(change.part.write, {**webui.get(change.part.read), **change.wanted})
+                webui.post(change.part.write, {**self._read(webui, change.part), **change.wanted})
             self._read_back(webui, [entry["id"] for entry in forms], removed, configurations)
         return {
             "changed": bool(forms or removed or configurations),
@@ -245,6 +246,10 @@ class OpenWebUIModels:
             "removed": removed,
             "diff": {"before": self.before, "after": self.after},
         }
+
+    @staticmethod
+    def _read(webui: OpenWebUI, part: Part) -> dict[str, Any]:
+        return mapping(webui.get(part.read), f"answer to GET {part.read}")
 
     def _wait(self, webui: OpenWebUI, ids: list[str]) -> None:
         try:
@@ -268,19 +273,19 @@ class OpenWebUIModels:
     def _configurations(self, webui: OpenWebUI) -> Iterator[Change]:
         params, gone = self.params, self.params["absent"]
         if gone or any(params[name] is not None for name in ("order", "default_models", "pinned_models")):
-            now = webui.get(LISTS.read)
-            wanted = {
-                "MODEL_ORDER_LIST": in_order(now.get("MODEL_ORDER_LIST"), params["order"], gone),
-                "DEFAULT_MODELS": joined(now.get("DEFAULT_MODELS"), params["default_models"], gone),
-                "DEFAULT_PINNED_MODELS": joined(now.get("DEFAULT_PINNED_MODELS"), params["pinned_models"], gone),
-            }
+            now = self._read(webui, LISTS)
+            order = texts(now.get("MODEL_ORDER_LIST") or [], "MODEL_ORDER_LIST")
+            wanted: dict[str, Any] = {"MODEL_ORDER_LIST": in_order(order, params["order"], gone)}
+            for name, option in (("DEFAULT_MODELS", "default_models"), ("DEFAULT_PINNED_MODELS", "pinned_models")):
+                old = now.get(name) if now.get(name) is None else text(now[name], name)
+                wanted[name] = joined(old, params[option], gone)
             yield from self._differing(LISTS, now, wanted)
         if params["task_model"] is not None:
-            yield from self._differing(TASKS, webui.get(TASKS.read), {"TASK_MODEL_EXTERNAL": params["task_model"]})
+            yield from self._differing(TASKS, self._read(webui, TASKS), {"TASK_MODEL_EXTERNAL": params["task_model"]})
         if params["ollama_api"] is not None:
-            yield from self._differing(OLLAMA, webui.get(OLLAMA.read), {"ENABLE_OLLAMA_API": params["ollama_api"]})
+            yield from self._differing(OLLAMA, self._read(webui, OLLAMA), {"ENABLE_OLLAMA_API": params["ollama_api"]})
         if params["public_url"] is not None:
-            yield from self._differing(ADMIN, webui.get(ADMIN.read), {"WEBUI_URL": params["public_url"]})
+            yield from self._differing(ADMIN, self._read(webui, ADMIN), {"WEBUI_URL": params["public_url"]})
 
     def _differing(self, part: Part, now: dict[str, Any], wanted: dict[str, Any]) -> Iterator[Change]:
         """The change that a part needs, if any. No value, no text and no list are the same."""
@@ -296,7 +301,7 @@ class OpenWebUIModels:
         wrong = [one for one in ids if one not in entries or changes(entries[one], wanted[one])[1]]
         wrong += [one for one in removed if one in entries]
         for change in changed:
-            found = webui.get(change.part.read)
+            found = self._read(webui, change.part)
             wrong += [name for name, value in change.wanted.items() if found.get(name) != value]
         if wrong:
             raise OpenWebUIError(

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif("HOMELAB_LONG_TESTS" not in os.environ, reason="
 
 LOCK = CHECKOUT / "roles/open_webui/files/requirements-0.12.4.txt"
 DATA = "/var/lib/open-webui"
+BACKUPS = "/var/backups/open-webui"
 KEYS = "/etc/llama-router/api-keys"
 ROUTER_URL = f"http://{NETWORK}.{ROUTER}:8012/v1"
 HOSTS = {"chat": 0, "llama": 0, "pve": 0}
@@ -281,6 +282,13 @@ def test_an_update_that_does_not_come_up_goes_back(home: Home) -> None:
     assert changed(home.play(open_webui_public=True))["chat"] == 0
 
 
+def test_torch_without_hashes_is_refused(home: Home) -> None:
+    before = home.release()
+    output = words(home.only(ok=False, open_webui_torch="torch==2.13.0", open_webui_torch_hashes=[]))
+    assert "with the hashes of its wheels in open_webui_torch_hashes" in output
+    assert home.release() == before
+
+
 def other(home: Home) -> dict[str, str]:
     """Variables for another release."""
     lock = home.folder / "other.txt"
@@ -297,7 +305,7 @@ def test_an_update_and_the_way_back(home: Home) -> None:
     home.play(**other(home))
     after = home.release()
     assert after != before
-    assert home.chat.run(f"ls {DATA}/before-update/{before}/webui.db")
+    assert home.chat.run(f"stat -c '%a %U' {BACKUPS} {BACKUPS}/{before}/webui.db") == "700 root\n600 root"
     home.talk("after the update")
     assert "after the update" in home.titles()
     output = words(rollback(home))
@@ -311,8 +319,9 @@ def kill(home: Home, running: subprocess.Popen[str]) -> None:
     """The run, and in the guest the module of it that holds the releases."""
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    holders = "$(find /proc/[0-9]*/fd -lname /opt/open-webui 2>/dev/null)"
-    home.chat.run(f"for fd in {holders}; do pid=${{fd#/proc/}}; kill -9 ${{pid%%/*}}; done; flock /opt/open-webui true")
+    lock = "/opt/open-webui/.lock"
+    holders = f"$(find /proc/[0-9]*/fd -lname {lock} 2>/dev/null)"
+    home.chat.run(f"for fd in {holders}; do pid=${{fd#/proc/}}; kill -9 ${{pid%%/*}}; done; flock {lock} true")
 
 
 @pytest.mark.parametrize("seen", ["[ -L leaving ]", '[ "$(readlink current)" = releases/{to} ]'])
@@ -355,6 +364,27 @@ def test_a_way_back_that_is_broken_off_is_gone_to_its_end(home: Home) -> None:
     assert [home.release(link) for link in ("current", "previous", "leaving", "restoring")] == [before, after, "", ""]
     assert home.titles() == ["before the bad one"]
     assert changed(home.only())["chat"] == 0
+
+
+def test_copies_of_an_earlier_version_are_moved(home: Home) -> None:
+    """As an earlier version of the role left them, below the directory that the service owns; and a link of its own."""
+    (copy,) = home.chat.run(f"ls {BACKUPS}").split()
+    earlier = f"{DATA}/before-update"
+    digest = home.chat.run(f"sha256sum <{BACKUPS}/{copy}/webui.db")
+    home.chat.run(f"mv {BACKUPS} {earlier}; chown open-webui: {earlier}/*/webui.db*; ln -s /etc/passwd {earlier}/link")
+    assert changed(home.only("--check"))["chat"] == 1
+    output = home.only()
+    assert changed(output)["chat"] == 1
+    assert "this is no copy that this collection has made" in words(output)
+    assert home.chat.run(f"sha256sum <{BACKUPS}/{copy}/webui.db") == digest
+    assert home.chat.run(f"ls {earlier}") == "link"
+    home.chat.run(f"rm -r {earlier}")
+    # What the service puts there is left alone, and nothing that it leads to.
+    before = home.chat.run("ls -lR /etc | sha256sum")
+    home.chat.run(f"setpriv --reuid=open-webui --clear-groups ln -s /etc {earlier}")
+    assert changed(home.only())["chat"] == 0
+    assert home.chat.run("ls -lR /etc | sha256sum") == before
+    home.chat.run(f"rm {earlier}")
 
 
 def test_models_of_two_routers_are_told_apart(home: Home) -> None:
@@ -436,12 +466,12 @@ def test_absent(home: Home) -> None:
     assert changed(home.only("--check", **gone))["chat"] == 1
     home.webui.ask("/health")
     output = home.only(**gone)
-    assert f"The data in {DATA}" in words(output)
+    assert f"The data in {DATA} and {BACKUPS}" in words(output)
     assert home.chat.run(f"ls -d {DATA}/data/webui.db /opt/open-webui", check=False).startswith(DATA)
     with pytest.raises(urllib.error.URLError):
         home.webui.ask("/health")
     assert changed(home.only(**gone))["chat"] == 0
     home.only(**gone, open_webui_remove_data=True)
-    left = home.chat.run(f"ls -d {DATA} /etc/open-webui /opt/open-webui; id open-webui", check=False)
-    assert left.count("o such") == 4
+    left = home.chat.run(f"ls -d {DATA} {BACKUPS} /etc/open-webui /opt/open-webui; id open-webui", check=False)
+    assert left.count("o such") == 5
     assert changed(home.only(**gone, open_webui_remove_data=True))["chat"] == 0

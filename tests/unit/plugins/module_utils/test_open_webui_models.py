@@ -152,7 +152,7 @@ class Listing:
 
     def get(self, path: str) -> Any:
         if path == "/api/v1/models/all":
-            return [{"id": "mine", "base_model_id": "a"}, {"id": "x", "base_model_id": None}]
+            return [{"id": "mine", "name": "M", "base_model_id": "a"}, {"id": "x", "name": "X", "base_model_id": None}]
         assert path == "/api/models/base"
         now = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         return {"data": [{"id": one} for one in now]}

@@ -11,16 +11,20 @@ does not start on what a newer one has converted. The real one is switched, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _open_webui_database as database
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _open_webui_switch as engine
+from ansible_collections.homelab.llamacpp.plugins.module_utils._as_user import User
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_database import pour
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_switch import Places, Switch, SwitchError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError
 
@@ -37,12 +41,16 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "opt"
         self.database = folder / "data" / "webui.db"
-        self.copies = folder / "data" / "before-update"
+        self.copies = folder / "backups"
+        self.earlier = folder / "data" / "before-update"
         self.database.parent.mkdir(parents=True)
         self.bad: set[str] = set()
         self.runs = False
         self.left = 0  # things to be done before it is killed; below 0 it is not
-        self.switch = Switch(Places(str(self.root), str(self.database), str(self.copies)), self, self.run)
+        user = User(os.geteuid(), os.getegid(), "me")
+        self.switch = Switch(
+            Places(str(self.root), str(self.database), str(self.copies), user, str(self.earlier)), self
+        )
         self.has(OLD)
 
     def has(self, release: str) -> None:
@@ -53,15 +61,15 @@ class Home:
         if self.left == -1:
             raise Killed
 
-    def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
-        assert argv[0] == "cp"
-        sources, folder = argv[argv.index("--") + 1 : -1], argv[-1]
-        for source in sources:
-            self.step()
-            Path(folder, Path(source).name).write_text("half of it")
-            self.step()
-            shutil.copy2(source, folder)
-        return 0, "", ""
+    def pour(self, source: int, target: int) -> None:
+        """A copy that can be killed before it, in the middle, and after it."""
+        self.step()
+        os.write(target, b"half of it")
+        self.step()
+        os.truncate(target, 0)
+        os.lseek(target, 0, os.SEEK_SET)
+        pour(source, target)
+        self.step()
 
     def stop(self) -> None:
         self.step()
@@ -132,7 +140,8 @@ def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Ho
         return home
 
     make()
-    for name in ("symlink", "replace", "rename", "unlink", "mkdir", "makedirs"):
+    monkeypatch.setattr(database, "pour", lambda source, target: homes[-1].pour(source, target))
+    for name in ("symlink", "replace", "rename", "unlink", "mkdir"):
         stepping(engine.os, name)
     return make
 
@@ -309,54 +318,134 @@ def test_neither_comes_up(new_home: Callable[[], Home]) -> None:
     assert home.links() == [OLD, "", "", ""]
 
 
+def full(_source: int, _target: int) -> None:
+    raise OSError(errno.ENOSPC, "no room")
+
+
 def test_a_copy_that_cannot_be_made(new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch) -> None:
     home = new_home()
-    monkeypatch.setattr(home.switch, "_run", lambda _argv: (1, "", "cp: no space left"))
-    with pytest.raises(SwitchError, match=f"could not be copied .cp: no space left.; {OLD} serves again"):
+    monkeypatch.setattr(database, "pour", full)
+    with pytest.raises(SwitchError, match=f"could not be copied .no room.; {OLD} serves again"):
         home.switch.forward(NEW)
     assert (home.links(), home.runs, os.listdir(home.copies)) == ([OLD, "", "", ""], True, [])
 
 
 def test_a_copy_that_cannot_be_put_back(new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch) -> None:
     home = updated(new_home())
-    real = home.run
-    monkeypatch.setattr(home.switch, "_run", lambda argv: (1, "", "cp: broken") if OLD in argv[-2] else real(argv))
-    with pytest.raises(SwitchError, match=r"could not be put in place .*: cp: broken\. .* and nothing serves"):
+    real = home.switch.copies.put_back
+    monkeypatch.setattr(home.switch.copies, "put_back", lambda _release: full(0, 0))
+    with pytest.raises(SwitchError, match=r"could not be put in place .*: no room\. .* and nothing serves"):
         home.switch.back()
     assert not home.runs
-    monkeypatch.undo()
+    monkeypatch.setattr(home.switch.copies, "put_back", real)
     home.switch.back()
     assert (home.links(), home.content["chats"]) == ([OLD, NEW, "", ""], ["of the old one"])
 
 
 def test_there_is_no_way_back(new_home: Callable[[], Home]) -> None:
     home = new_home()
-    with pytest.raises(SwitchError, match=r"a release before 1-old was wanted in .*/previous, there is none"):
+    with pytest.raises(SwitchError, match=r"expected a release before 1-old in .*/previous, found none"):
         home.switch.back()
     home = updated(home)
     shutil.rmtree(home.copies / OLD)
-    with pytest.raises(SwitchError, match=r"there is none\. Nothing was changed"):
+    with pytest.raises(SwitchError, match=r"found none\. Nothing was changed"):
         home.switch.back()
     assert home.runs
 
 
 def test_a_link_in_place_of_the_copies(new_home: Callable[[], Home], tmp_path: Path) -> None:
-    """The folder above is the service's: what it links to is not tidied up as root."""
     home = new_home()
-    (tmp_path / "others").mkdir()
-    (tmp_path / "others" / "file").mkdir()
+    shutil.rmtree(home.copies)
+    (tmp_path / "others").mkdir(mode=0o777)
+    (tmp_path / "others").chmod(0o777)
     home.copies.symlink_to(tmp_path / "others")
-    with pytest.raises(SwitchError, match="a folder was wanted at"):
+    with pytest.raises(SwitchError, match=r"can be written to by every user.*Nothing was changed"):
         home.switch.forward(NEW)
-    assert (tmp_path / "others" / "file").exists()
-    assert home.runs
+    assert (home.links(), home.runs) == ([OLD, "", "", ""], True)
 
 
 def test_one_run_at_a_time(new_home: Callable[[], Home]) -> None:
     home = new_home()
-    other = os.open(home.root, os.O_RDONLY)
+    other = os.open(home.root / ".lock", os.O_RDWR)
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(SwitchError, match="another run switches its release"):
         home.switch.forward(NEW)
     os.close(other)
+    # What everybody can open everybody can lock.
+    world = os.open(home.root, os.O_RDONLY)
+    fcntl.flock(world, fcntl.LOCK_EX)
     home.switch.forward(NEW)
+    os.close(world)
+    assert (home.root / ".lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_downgrade_is_refused(new_home: Callable[[], Home]) -> None:
+    """Nothing is stopped, and the copy that the rollback needs stays."""
+    home = updated(new_home())
+    with pytest.raises(SwitchError, match=r"1-old was requested, found 2-new: .* entry point rollback .*Nothing was"):
+        home.switch.forward(OLD)
+    assert (home.links(), home.runs) == ([NEW, OLD, "", ""], True)
+    assert home.kept(OLD)["chats"] == ["of the old one"]
+    home.has("0.9-older")
+    with pytest.raises(SwitchError, match="Restore a snapshot or a backup"):
+        home.switch.forward("0.9-older")
+    home.switch.back()
+    assert (home.runs, home.content["chats"]) == (True, ["of the old one"])
+
+
+def test_an_update_killed_anywhere_and_the_old_version_again(new_home: Callable[[], Home]) -> None:
+    """As when the inventory gets the old version back. The old release never starts on the new one's database."""
+    for home in every_kill(new_home, forward(NEW)):
+        if home.links()[0] == OLD:
+            home.switch.forward(OLD)
+        else:
+            if home.runs:
+                home.talk("since then")
+            begun = home.content
+            with pytest.raises(SwitchError, match="entry point rollback"):
+                home.switch.forward(OLD)
+            assert home.content == begun
+            assert home.kept(OLD) == {"release": OLD, "chats": ["of the old one"]}
+            home.switch.back()
+            served = "since then" in begun["chats"]
+            aside = [json.loads((Path(place) / "webui.db").read_text()) for place in home.switch.kept]
+            assert not served or begun in [*aside, home.kept(NEW) if (home.copies / NEW).exists() else None]
+        assert (home.links()[0], home.runs, home.switch.unfinished()) == (OLD, True, False)
+        assert home.content == {"release": OLD, "chats": ["of the old one"]}
+
+
+def test_an_update_killed_anywhere_and_a_third_version(new_home: Callable[[], Home]) -> None:
+    """The second one may have left half a conversion: its outcome is known before the third one gets the database."""
+    for home in every_kill(new_home, forward(NEW)):
+        home.bad = {NEW}
+        home.has(NEXT)
+        home.switch.forward(NEXT)
+        assert (home.links()[0], home.runs, home.switch.unfinished()) == (NEXT, True, False)
+        assert home.content == {"release": NEXT, "chats": ["of the old one"]}
+        assert home.links()[1] in (OLD, NEW)
+        assert home.kept(home.links()[1])["chats"] == ["of the old one"]
+
+
+def test_a_resumed_update_that_fails_keeps_what_was_written_meanwhile(new_home: Callable[[], Home]) -> None:
+    home, _was = killed(new_home, forward(NEW), 10_000)
+    home.switch._point("leaving", OLD)  # as if it had been killed after the start
+    home.switch._unlink("previous")
+    home.talk("since then")
+    home.bad = {NEW}
+    with pytest.raises(SwitchError, match=f"{OLD} serves again"):
+        home.switch.forward(NEW)
+    (place,) = home.switch.kept
+    home.bad = set()
+    home.switch.forward(NEW)
+    home.has(NEXT)
+    home.switch.forward(NEXT)
+    assert json.loads((Path(place) / "webui.db").read_text())["chats"] == ["of the old one", "since then"]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [("0.9.1-x", "0.10.0-x"), ("1.0rc1-x", "1.0-x"), ("1.0.dev3-x", "1.0b1-x"), ("1.0-x", "1.0.post1-x")],
+)
+def test_versions_in_order(older: str, newer: str) -> None:
+    assert engine._age(older) < engine._age(newer)
+    assert engine._age("1.0-aaaa") == engine._age("1.0.0-b0c1d2e3")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _open_webui
 from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, Asked, HttpDouble, Told
 
 URL = "http://192.0.2.20:8012/v1"
@@ -297,7 +298,7 @@ def test_a_validations_answer_is_not_repeated(webui: WebUI, call: Call) -> None:
         {"detail": f"params.x\n  bad [type=dict_type, input_value={{'a': '{KEY}', ...}}, input_type=str]"},
     )
     failed = call("connection", url=URL, api_key=KEY, webui_token="token-of-admin")
-    assert "params.x\n  bad [type=dict_type, input_type=str]" in failed["msg"]
+    assert "params.x bad [type=dict_type, input_type=str]" in failed["msg"]
 
 
 MODELS = {
@@ -390,3 +391,78 @@ def test_names_that_do_not_fit(webui: WebUI, call: Call) -> None:
     assert "were wanted in Open WebUI" in call("models", **unknown)["msg"]
     assert "z; it has a, b" in call("models", **unknown, check=True)["warnings"][0]
     assert webui.written == []
+
+
+DEEP = "[" * 100_000
+ODD: list[Any] = [
+    None,
+    1,
+    "text",
+    [],
+    {},
+    [1],
+    [[]],
+    {"data": 1},
+    {"data": [1]},
+    {"data": [{"id": None}]},
+    {"data": [{"id": "a\ud800"}]},
+    {"data": [{"id": "a\nb"}]},
+    [{"id": "a"}],
+    [{"id": "a", "name": "A", "meta": 1}],
+    [{"id": "a", "name": "A", "access_grants": [{"principal_id": "*"}]}],
+    {"OPENAI_API_KEYS": [1], "OPENAI_API_BASE_URLS": ["x"]},
+    {"OPENAI_API_KEYS": "x", "OPENAI_API_BASE_URLS": {"x": 1}},
+    {"OPENAI_API_CONFIGS": []},
+    {"OPENAI_API_BASE_URLS": [URL], "OPENAI_API_CONFIGS": {"0": [1]}},
+    {"OPENAI_API_BASE_URLS": [URL], "OPENAI_API_CONFIGS": {"0": {"tags": 1, "prefix_id": []}}},
+    {"MODEL_ORDER_LIST": {"a": 1}, "DEFAULT_MODELS": 1},
+    {"MODEL_ORDER_LIST": [[]], "DEFAULT_MODELS": []},
+    {"version": ["\x1b[2J"], "features": 1},
+    {"token": 1, "role": "admin"},
+    {"token": "a\r\nb", "role": "admin"},
+    {"token": "t", "role": {"\x1b": 1}},
+]
+ENDPOINTS = {
+    "/api/config": "connection",
+    "/api/v1/auths/signin": "connection",
+    "/openai/config": "connection",
+    "/openai/verify": "connection",
+    "/api/v1/models/all": "models",
+    "/api/models/base": "models",
+    **dict.fromkeys(
+        ("/api/v1/configs/models", "/api/v1/tasks/config", "/ollama/config", "/api/v1/auths/admin/config"), "models"
+    ),
+}
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_any_answer_ends_in_a_message(webui: WebUI, call: Call, endpoint: str) -> None:
+    """Whoever is asked may answer anything: never an exception, and no control character in what people read."""
+    real = webui._answer
+    now: list[Answer] = []
+
+    def answer(method: str, path: str, token: str, body: Any) -> Answer:
+        return now[0] if path == endpoint else real(method, path, token, body)
+
+    webui._answer = answer  # type: ignore[method-assign]
+    module = ENDPOINTS[endpoint]
+    given: dict[str, Any] = {"url": URL, "api_key": KEY} if module == "connection" else {**MODELS, "wait_models": 0}
+    failed = 0
+    for odd in [*((200, one) for one in [*ODD, DEEP]), *((400, one) for one in ODD[:6])]:
+        now[:] = [odd]
+        told = call(module, **given)
+        message = told.get("msg", "")
+        failed += bool(message)
+        assert message.replace("\n", " ").isprintable()
+        assert "\x1b" not in json.dumps(told)
+    assert failed > 3
+
+
+def test_an_endless_answer(webui: WebUI, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_open_webui, "LARGEST", 50)
+    assert "GET /api/config answered with more than" in call("connection", url=URL, api_key=KEY)["msg"]
+
+
+def test_its_token_is_not_repeated(webui: WebUI, call: Call) -> None:
+    webui.verified = (418, {"detail": "you sent token-of-admin"})
+    assert "you sent (token)" in call("connection", url=URL, api_key=KEY)["msg"]

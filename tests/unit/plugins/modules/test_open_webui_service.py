@@ -6,7 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pwd
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +75,9 @@ def call(
     monkeypatch.setattr(AnsibleModule, "run_command", command)
 
     def run(check: bool = False, **params: Any) -> dict[str, Any]:
+        user = pwd.getpwuid(os.geteuid()).pw_name
         places = {"root": str(tmp_path), "database": str(tmp_path / "db"), "copies": str(tmp_path / "copies")}
+        places["user"] = user
         capsys.readouterr()
         with (
             patch_module_args({**places, "url": webui.url, **params, "_ansible_check_mode": check}),
@@ -112,6 +119,83 @@ def test_one_that_does_not_answer(call: Call, webui: WebUI, release: Callable[[s
 
 
 def test_what_is_not_there(call: Call) -> None:
-    assert "the release newest was wanted in" in call(to="newest")["msg"]
+    assert "expected the release newest in" in call(to="newest")["msg"]
+    assert "expected to: a release, found '..'" in call(to="..")["msg"]
+    assert "expected the user no-such-user" in call(to="old", user="no-such-user")["msg"]
+    assert "url: expected http://HOST:PORT" in call(to="old", url="127.0.0.1:8080")["msg"]
     assert "it was never updated" in call(back=True)["msg"]
     assert "all of the following are missing: to" in call()["msg"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"220 mail.example ESMTP\r\n",
+        b"\r\n\r\n",
+        b"\0" * 5000,
+        b"HTTP/1.1 \xb2\xb3 OK\r\n\r\n",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 2000 \r\n",
+        b"",
+    ],
+)
+def test_odd_answers_in_the_middle_of_a_switch(
+    call: Call, release: Callable[[str], None], odd: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new release speaks something else: the old one is current again, and the module says so."""
+    call(to="old")
+    release("new")
+    monkeypatch.setattr(open_webui_switch, "PATIENCE", 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.recv(1000)
+                        connection.sendall(odd)
+
+        threading.Thread(target=speak, daemon=True).start()
+        told = call(to="new", timeout=0, url=f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert "new did not come up (no answer from" in told["msg"]
+    assert [(tmp_path / name).is_symlink() for name in ("leaving", "restoring")] == [False, False]
+    assert (tmp_path / "current").resolve().name == "old"
+
+
+def test_an_answer_that_never_ends(call: Call, release: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    call(to="old")
+    release("new")
+    monkeypatch.setattr(open_webui_switch, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(open_webui_switch, "PATIENCE", 0)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError), connection:
+                while not over.wait(0.1):
+                    connection.sendall(b" ")
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=speak, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        told = call(to="new", timeout=0, url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        over.set()
+    assert "new did not come up (no answer from" in told["msg"]
+
+
+def test_copies_of_an_earlier_version(call: Call, tmp_path: Path) -> None:
+    call(to="old")
+    before = tmp_path / "data" / "before-update" / "older"
+    before.mkdir(parents=True)
+    (before / "db").write_text("chats")
+    given = {"to": "old", "earlier_copies": str(before.parent)}
+    seen = call(check=True, **given)
+    assert (seen["changed"], seen["moved"]) == (True, ["older"])
+    assert (before / "db").exists()
+    assert call(**given)["moved"] == ["older"]
+    assert (tmp_path / "copies" / "older" / "db").read_text() == "chats"
+    assert not before.parent.exists()
+    assert not call(**given)["changed"]
