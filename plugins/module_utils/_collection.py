@@ -10,16 +10,21 @@ named by its SHA-256, the weights being a GGUF, and a manifest for each name tha
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _json
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import SHARD, is_draft, is_projector
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, component, printable
 
+DEEPEST = 64  # folders below one that is looked through
+LARGEST_MANIFEST = 1 << 20  # bytes
 LAYER = "application/vnd.ollama.image."
 _FIRST_SHARD = re.compile(r"-00001-of-[0-9]{5}\.gguf$")
+_LONGEST = 200  # characters of a name
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -47,20 +52,36 @@ class Collection:
     def add(self, path: str) -> None:
         """Look through a folder and all below it. OSError when it cannot be read itself."""
         os.listdir(path)
-        walk = os.walk(path, onerror=lambda error: self.problems.append(f"{error.filename}: {error.strerror}"))
+        walk = os.walk(
+            path, onerror=lambda error: self.problems.append(f"{printable(error.filename)}: {error.strerror}")
+        )
         for folder, folders, files in walk:
-            folders.sort()
+            folders[:] = sorted(name for name in folders if self._usable(folder, name))
+            if folder.count(os.sep) - path.count(os.sep) > DEEPEST:
+                self.problems.append(f"{folder} lies too deep below {path}: name it itself")
+                folders.clear()
+                continue
             if {"manifests", "blobs"} <= set(folders):
                 folders[:] = [name for name in folders if name not in ("manifests", "blobs")]
                 found = list(self._ollama(folder))
             else:
-                found = list(self._files(folder, [name for name in files if name.endswith(".gguf")]))
+                names = [name for name in files if name.endswith(".gguf") and self._usable(folder, name)]
+                found = list(self._files(folder, names))
             for model in found:
                 self._take(model)
 
+    def _usable(self, folder: str, name: str) -> bool:
+        """Whether a name can be a model's or its folder's."""
+        try:
+            component(name)
+        except BadName as error:
+            self.problems.append(f"{printable(os.path.join(folder, name))} cannot be taken: {error}; rename it")
+            return False
+        return True
+
     def _take(self, model: Found) -> None:
         known = self._found.setdefault(model.name, model)
-        if known.path != model.path and not os.path.samefile(known.path, model.path):
+        if os.path.realpath(known.path) != os.path.realpath(model.path):
             self.problems.append(
                 f"{model.origin} would be {model.name} as well as {known.origin}, which is taken: name it with its path"
                 f" ({model.path})"
@@ -93,10 +114,16 @@ class Collection:
     def _sizes(self, folder: str, names: list[str]) -> dict[str, int]:
         sizes = {}
         for name in names:
+            path = os.path.join(folder, name)
             try:
-                sizes[name] = os.stat(os.path.join(folder, name)).st_size
+                status = os.stat(path)
             except OSError as error:
-                self.problems.append(f"{os.path.join(folder, name)}: {error.strerror}")
+                self.problems.append(f"{path}: {error.strerror}")
+                continue
+            if stat.S_ISREG(status.st_mode):
+                sizes[name] = status.st_size
+            else:
+                self.problems.append(f"{path} cannot be taken: it is not a regular file")
         return sizes
 
     # --- Ollama -----------------------------------------------------------------------------------------------------
@@ -105,7 +132,8 @@ class Collection:
         manifests = os.path.join(store, "manifests")
         for folder, folders, files in os.walk(manifests):
             folders.sort()
-            for file in sorted(files):
+            folders[:] = [name for name in folders if self._usable(folder, name)]
+            for file in sorted(name for name in files if self._usable(folder, name)):
                 path = os.path.join(folder, file)
                 name = _ollama_name(os.path.relpath(path, manifests))
                 try:
@@ -114,10 +142,9 @@ class Collection:
                     self.problems.append(f"ollama:{name} cannot be taken: {error}")
 
     def _of_manifest(self, store: str, path: str, name: str) -> Found:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = _json.parse(_files.read(path, LARGEST_MANIFEST))
         layers = manifest.get("layers") if isinstance(manifest, dict) else None
-        if not isinstance(layers, list):
+        if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
             raise ValueError(f"{path} is no manifest of Ollama's")
         blobs: dict[str, list[str]] = {}
         for layer in layers:
@@ -128,7 +155,7 @@ class Collection:
         if len(models) != 1 or len(projectors) > 1:
             raise ValueError(f"one GGUF was wanted, it has {len(models)}, and {len(projectors)} projectors")
         for blob in [*models, *projectors]:
-            with open(blob, "rb") as weights:
+            with os.fdopen(_files.open_regular(os.path.realpath(blob)), "rb") as weights:
                 if weights.read(4) != b"GGUF":
                     raise ValueError(f"{blob} is no GGUF")
         return Found(
@@ -143,7 +170,7 @@ class Collection:
 def _blob(store: str, layer: Any) -> str:
     digest = _DIGEST.fullmatch(str(layer.get("digest")))
     if not digest:
-        raise ValueError(f"a layer's digest was wanted, {layer.get('digest')!r} was found")
+        raise ValueError(f"a layer's digest was wanted, {printable(layer.get('digest'))!r} was found")
     return os.path.join(store, "blobs", f"sha256-{digest[1]}")
 
 
@@ -156,4 +183,4 @@ def _ollama_name(path: str) -> str:
 
 def _name(text: str) -> str:
     """A name that a models directory and a preset can carry."""
-    return re.sub(r"[^A-Za-z0-9._+@-]", "-", text).lstrip("._+@-") or "model"
+    return re.sub(r"[^A-Za-z0-9._+@-]", "-", text).lstrip("._+@-")[:_LONGEST] or "model"

@@ -69,6 +69,7 @@ MAX_KEPT = 4 << 20  # bytes of names, texts and arrays, as they lie in memory
 MAX_ITEMS = 4096  # of an array that is kept: one entry a layer, or a few
 ITEM = 40  # bytes that an item of a kept array takes in Python
 CHUNK = 1 << 18  # bytes read at once
+MAX_SHARDS = 1024
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 
 STRING, ARRAY = 8, 9
@@ -389,14 +390,21 @@ def read_model(
     count = _split(header, "count", 1)
     if count < 2:
         return Model(header.metadata, header.tensors, [path], [], header.file_size, header.complete)
+    if count > MAX_SHARDS:
+        raise GGUFError(f"{path}: its header is damaged: it says that it is one of {count} shards")
     paths = shard_paths(path, count)
     missing = [shard for shard in paths if not exists(shard)]
     if paths[0] in missing:
         raise GGUFError(f"{path}: the first shard of its model is not there, download it: {paths[0]}")
     files = [shard for shard in paths if shard not in missing]
-    headers = [header if shard == path else read(shard) for shard in files]
     tensors: dict[str, Tensor] = {}
-    for shard, one in zip(files, headers):
+    metadata: dict[str, Value] = {}
+    wanted, size, complete = 0, 0, not missing
+    for shard in files:
+        one = header if shard == path else read(shard)
+        if shard == paths[0]:
+            metadata, wanted = one.metadata, _split(one, "tensors.count", -1)
+        size, complete = size + one.file_size, complete and one.complete
         if (_split(one, "no", -1), _split(one, "count", -1)) != (paths.index(shard), count):
             raise GGUFError(
                 f"{shard}: by its metadata it is shard {_split(one, 'no', -1) + 1} of {_split(one, 'count', -1)};"
@@ -408,16 +416,10 @@ def read_model(
                 f"{shard}: it has the tensor {printable(twice)!r}, which another shard has: they are not of one model"
             )
         tensors.update((tensor.name, tensor) for tensor in one.tensors)
-    wanted = _split(headers[0], "tensors.count", len(tensors))
-    if not missing and len(tensors) != wanted:
+        if len(tensors) > MAX_ENTRIES:
+            raise GGUFError(f"{shard}: with it the model has more than {MAX_ENTRIES} tensors; its headers are damaged")
+    if not missing and wanted not in (-1, len(tensors)):
         raise GGUFError(
             f"{paths[0]}: its shards have {len(tensors)} tensors, {wanted} were expected: download them again"
         )
-    return Model(
-        headers[0].metadata,
-        list(tensors.values()),
-        files,
-        missing,
-        sum(one.file_size for one in headers),
-        not missing and all(one.complete for one in headers),
-    )
+    return Model(metadata, list(tensors.values()), files, missing, size, complete)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import Array, Model, Tensor
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 FORMAT = 1  # of the facts; counted up when a change makes older ones useless
 MAX_LAYERS = 1024
@@ -255,7 +256,7 @@ def facts_of(model: Model) -> dict[str, Any] | None:
     Widths are in elements, weights and state in bytes.
     """
     architecture = model.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture == "clip":
+    if not isinstance(architecture, str) or architecture in ("", "clip") or architecture != printable(architecture):
         return None
     keys = _Keys(model, architecture)
     total = keys.number("block_count")

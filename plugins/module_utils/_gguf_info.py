@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _json
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import Array, GGUFError, Model, read_model
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_facts import FORMAT, facts_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import Entry
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 # llama_ftype of llama.cpp's llama.h, as general.file_type has it (the LlamaFileType of PyPI's gguf 0.19).
 FILE_TYPES = {
@@ -26,6 +27,7 @@ FILE_TYPES = {
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
     40: "Q1_0",
 }  # fmt: skip
+LARGEST_CACHE = 64 << 20  # bytes; some KiB a model
 SENSES = {"clip.has_vision_encoder": "vision", "clip.has_audio_encoder": "audio"}
 
 
@@ -49,7 +51,7 @@ def _elements(shape: Iterable[int]) -> int:
 
 def described(model: Model) -> dict[str, Any]:
     """One file or set of shards as plain JSON. Sizes in bytes."""
-    text = {key: value for key, value in model.metadata.items() if isinstance(value, str)}
+    text = {key: printable(value) for key, value in model.metadata.items() if isinstance(value, str)}
     facts = facts_of(model)
     return {
         "files": model.files,
@@ -90,8 +92,8 @@ class Cache:
         self._changed = False
         if path:
             with contextlib.suppress(OSError, ValueError):
-                with open(path, encoding="utf-8") as file:
-                    known = json.load(file)
+                _files.check_folder(os.path.dirname(path))
+                known = _json.parse(_files.read(path, LARGEST_CACHE))
                 if isinstance(known, dict) and known.get("format") == FORMAT and isinstance(known.get("files"), dict):
                     self._known = known["files"]
 
@@ -115,17 +117,8 @@ class Cache:
         if not self._path or not self._changed:
             return
         files = {path: known for path, known in self._known.items() if os.path.exists(path)}
-        folder = os.path.dirname(self._path)
         with contextlib.suppress(OSError):
-            os.makedirs(folder, mode=0o755, exist_ok=True)
-            handle, beside = tempfile.mkstemp(dir=folder, prefix=".gguf-info-")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump({"format": FORMAT, "files": files}, file)
-                os.replace(beside, self._path)
-            except BaseException:
-                os.unlink(beside)
-                raise
+            _files.replace(self._path, json.dumps({"format": FORMAT, "files": files}), mode=0o600, create_mode=0o755)
 
 
 def model_of(entry: Entry, cache: Cache) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import re
 import stat
 from typing import NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, component, printable
+
 DRAFTS = ("mtp-", "dspark-", "dflash-")
 SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
 
@@ -74,6 +76,12 @@ class _Folder:
                 self._sort(entry, f"{shown}{entry.name}", problems, reader)
 
     def _sort(self, entry: os.DirEntry[str], shown: str, problems: list[str], reader: Reader | None) -> None:
+        try:
+            component(entry.name)
+        except BadName as error:
+            if entry.name.endswith(".gguf") or entry.is_dir():
+                problems.append(f"{printable(shown)} has a name that no preset can have: {error}; rename it")
+            return
         if reader and entry.is_symlink() and not reader.reaches(entry.path):
             problems.append(
                 f"{shown} leads to {os.path.realpath(entry.path)}, where the server's user may not go, and the router"
