@@ -17,6 +17,8 @@ import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._files import UntrustedPath, check_folder
+
 
 @dataclass(frozen=True)
 class User:
@@ -32,6 +34,29 @@ def user_named(name: str) -> User:
     except (KeyError, ValueError):
         raise OSError(errno.ENOENT, f"expected the user {name}, found none on this host") from None
     return User(entry.pw_uid, entry.pw_gid, name)
+
+
+def owner_of(folder: str) -> User:
+    """Whose rights lead to a directory: those of the first other user on its path, else this process's own.
+
+    A directory that does not exist is judged by those above it. Only root has a choice. Raises OSError.
+    """
+    own = User(os.geteuid(), os.getegid(), str(os.geteuid()))
+    if own.uid != 0:
+        return own
+    try:
+        check_folder(folder)
+    except FileNotFoundError:
+        return own
+    except UntrustedPath as error:
+        if error.owner is None:
+            raise
+        try:
+            entry = pwd.getpwuid(error.owner)
+        except KeyError:
+            raise error from None
+        return User(entry.pw_uid, entry.pw_gid, entry.pw_name)
+    return own
 
 
 @contextlib.contextmanager

@@ -27,14 +27,15 @@ _SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UntrustedPath(PermissionError):
-    """Another user can change what a path leads to."""
+    """Another user can change what a path leads to: `owner`, or None where that are several."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, owner: int | None = None) -> None:
         super().__init__(
             errno.EPERM,
             f"{path} {reason}, who could lead this task to another file; make it root's, with mode 0755",
             path,
         )
+        self.owner = owner
 
 
 def open_folder(path: str, create_mode: int | None = None) -> int:
@@ -89,14 +90,14 @@ def _link(folder: int, name: str, shown: str) -> str | None:
     if not stat.S_ISLNK(status.st_mode):
         return None
     if status.st_uid not in _trusted_users():
-        raise UntrustedPath(shown, f"is a link of user {status.st_uid}")
+        raise UntrustedPath(shown, f"is a link of user {status.st_uid}", status.st_uid)
     return os.readlink(name, dir_fd=folder)
 
 
 def _check_folder(folder: int, shown: str) -> None:
     status = os.fstat(folder)
     if status.st_uid not in _trusted_users():
-        raise UntrustedPath(shown, f"belongs to user {status.st_uid}")
+        raise UntrustedPath(shown, f"belongs to user {status.st_uid}", status.st_uid)
     if status.st_mode & stat.S_ISVTX:
         return
     if status.st_mode & stat.S_IWOTH:

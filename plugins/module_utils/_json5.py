@@ -10,6 +10,7 @@ The text is parsed into nodes that know where they stand in it; a change replace
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 DEPTH = 200  # of nesting; deeper is no configuration
 _DIGITS = 4000  # of an integer; Python takes few more
+_HEX_DIGITS = 256  # beyond them JavaScript has Infinity
 
 Step = Union[str, int]  # a member of an object by its name, an item of a list by its place
 
@@ -187,7 +189,7 @@ def _unescaped(found: re.Match[str]) -> str:
 def _number(text: str) -> int | float:
     sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-")
     if digits[:2] in ("0x", "0X"):
-        return sign * int(digits, 16)
+        return sign * (int(digits, 16) if len(digits) <= _HEX_DIGITS + 2 else math.inf)
     if digits.isdigit() and len(digits) <= _DIGITS:
         return sign * int(digits)
     return sign * float(digits.replace("Infinity", "inf").replace("NaN", "nan"))
@@ -227,6 +229,15 @@ def put(text: str, path: Sequence[Step], value: Any) -> str:
 
 def drop(text: str, path: Sequence[Step]) -> str:
     """The text without what is at `path`, without its comma, and without its lines where nothing else is on them."""
+    while True:
+        shorter = _dropped(text, path)
+        # A name may be there several times.
+        if shorter == text or not isinstance(path[-1], str):
+            return shorter
+        text = shorter
+
+
+def _dropped(text: str, path: Sequence[Step]) -> str:
     node, rest = _walk(text, path[:-1])
     entry = node.entry(path[-1])
     if rest or entry is None:
@@ -242,9 +253,7 @@ def drop(text: str, path: Sequence[Step]) -> str:
     tail = _LINE_END.match(text, end)
     if not text[line:start].strip() and tail:
         start, end = line, tail.end()
-    text = text[:start] + text[end:]
-    # A name may be there twice.
-    return drop(text, path) if isinstance(path[-1], str) else text
+    return text[:start] + text[end:]
 
 
 def _walk(text: str, path: Sequence[Step]) -> tuple[Node, list[Step]]:

@@ -14,10 +14,13 @@ description:
   - Puts one provider into OpenClaw's configuration (JSON5), with the models and their contexts. Comments, order and
     whatever else stands in the file stay, and so do fields that its owner added to the provider and its models.
   - The key stays out of the file, which names the environment variable that has it.
+  - Run it as the user whose OpenClaw it is. Run as root on a path of another user, it reads and writes with the rights
+    of that user, so that no link of theirs leads it to other files.
 extends_documentation_fragment: [ansible.builtin.files]
 options:
   path:
-    description: The configuration. Its folder has to be there; the file is made when it is not.
+    description:
+      - The configuration. Its directory has to exist; a missing file is created with mode 0600. A link is followed.
     type: path
     default: ~/.openclaw/openclaw.json
   provider:
@@ -99,11 +102,16 @@ backup_file:
 import json
 import os
 import re
+import stat
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils._as_user import acting_as, owner_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._files import read, replace
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http_service import base_url
 from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import Json5Error
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._openclaw import (
     CONTEXT_WANTED,
     found,
@@ -112,6 +120,8 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._openclaw import 
     with_provider,
     without_provider,
 )
+
+LONGEST = 512  # characters of a name
 
 ARGUMENTS: dict[str, Any] = {
     "path": {"type": "path", "default": "~/.openclaw/openclaw.json"},
@@ -139,10 +149,21 @@ class OpenclawProvider:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
-        self.path: str = os.path.realpath(self.params["path"])
+        self.path: str = os.path.abspath(self.params["path"])
 
     def run(self) -> dict[str, Any]:
         self.check()
+        try:
+            # Root has no rights of its own in the directory of a user: they could lead it anywhere.
+            with acting_as(owner_of(os.path.dirname(self.path))):
+                return self.converge()
+        except OSError as error:
+            place = error.filename or self.path
+            self.module.fail_json(msg=f"{place}: {error.strerror or error}; nothing was changed")
+            raise AssertionError("fail_json does not return") from None
+
+    def converge(self) -> dict[str, Any]:
+        self.path = os.path.realpath(self.path)
         there = self.read()
         before = there if there and there.strip() else "{}\n"
         try:
@@ -159,15 +180,22 @@ class OpenclawProvider:
             )
         result: dict[str, Any] = {"diff": {**diff, "before_header": self.path, "after_header": self.path}}
         if changed and not self.module.check_mode:
-            if there is not None and self.params["backup"]:
-                result["backup_file"] = self.module.backup_local(self.path)
-            self.write(after)
             if there is None:
-                os.chmod(self.path, 0o600)
+                replace(self.path, after, mode=0o600)
+            else:
+                if self.params["backup"]:
+                    result["backup_file"] = self.backup(there)
+                replace(self.path, after)
         if os.path.exists(self.path):
             attributes = self.module.load_file_common_arguments(self.params, path=self.path)
             changed = self.module.set_fs_attributes_if_different(attributes, changed)
         return {"changed": changed, **result}
+
+    def backup(self, content: str) -> str:
+        """Copy the file as it was, with its mode from the first moment on: it may hold secrets."""
+        place = f"{self.path}.{os.getpid()}.{time.strftime('%Y-%m-%d@%H:%M:%S')}~"
+        replace(place, content, mode=stat.S_IMODE(os.stat(self.path).st_mode))
+        return place
 
     def check(self) -> None:
         given = self.params
@@ -178,6 +206,13 @@ class OpenclawProvider:
             self.module.fail_json(msg=str(error))
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", given["key_variable"]):
             self.module.fail_json(msg=f"key_variable: the name of a variable was wanted, not {given['key_variable']!r}")
+        words = {"provider": [given["provider"]], "models": ids + [model["name"] or "" for model in given["models"]]}
+        for option, texts in words.items():
+            odd = [one for one in texts if one != printable(one, LONGEST)]
+            if odd:
+                self.module.fail_json(
+                    msg=f"{option}: expected at most {LONGEST} printable characters, found {printable(odd[0], 100)!r}"
+                )
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             self.module.fail_json(msg=f"models: each id once was wanted, more than once there is {', '.join(twice)}")
@@ -200,11 +235,10 @@ class OpenclawProvider:
 
     def read(self) -> str | None:
         try:
-            with open(self.path, encoding="utf-8", newline="") as file:
-                return file.read()
+            return read(self.path).decode("utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeError) as error:
+        except UnicodeError as error:
             self.module.fail_json(msg=f"{self.path}: a text in UTF-8 was wanted, it cannot be read: {error}")
             raise AssertionError("fail_json does not return") from None
 
@@ -223,7 +257,7 @@ class OpenclawProvider:
         if not re.fullmatch(r"\$\{\w+\}", str(entry.get("apiKey", "${NONE}"))):
             entry["apiKey"] = "(not shown)"
         if "baseUrl" in entry:
-            entry["baseUrl"] = re.sub(r"//.*@", "//…@", str(entry["baseUrl"]))
+            entry["baseUrl"] = re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", str(entry["baseUrl"])), flags=re.DOTALL)
         shown: dict[str, Any] = {name: entry[name] for name in ("baseUrl", "apiKey", "api") if name in entry}
         shown["models"] = [
             {name: model[name] for name in model_entry({"id": "", "context": 1}) if name in model}
@@ -231,12 +265,6 @@ class OpenclawProvider:
             if isinstance(model, dict)
         ]
         return json.dumps({self.params["provider"]: shown, "primary": primary_of(text)}, indent=2) + "\n"
-
-    def write(self, text: str) -> None:
-        beside = os.path.join(self.module.tmpdir, "openclaw.json")
-        with open(beside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        self.module.atomic_move(beside, self.path)
 
 
 def main() -> None:

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +228,96 @@ def test_a_link_stays_a_link(play: Play, tmp_path: Path) -> None:
     assert play()["changed"]
     assert play.path.is_symlink()
     assert "llama-server" in behind.read_text()
+
+
+SECOND = 65534
+
+
+@pytest.fixture
+def theirs(capsys: pytest.CaptureFixture[str]) -> Iterator[Play]:
+    """The configuration of another user, which root is to change."""
+    if os.geteuid() != 0:
+        pytest.skip("acts as a second user, which needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        home = Path(folder, "home", ".openclaw")
+        home.mkdir(parents=True)
+        for place in (home.parent, home):
+            os.chown(place, SECOND, SECOND)
+        yield Play(home / "openclaw.json", capsys)
+
+
+def test_root_writes_a_users_file_as_that_user(theirs: Play) -> None:
+    theirs()
+    theirs.path.write_text(THEIRS)
+    theirs.path.chmod(0o640)
+    result = theirs()
+    for place in (theirs.path, Path(result["backup_file"])):
+        assert (place.stat().st_uid, place.stat().st_mode & 0o777) == (SECOND, 0o640)
+    assert Path(result["backup_file"]).read_text() == THEIRS
+    assert not theirs()["changed"]
+
+
+@pytest.mark.parametrize("link", ["openclaw.json", ".openclaw"])
+def test_a_users_link_does_not_lead_root_to_other_files(theirs: Play, link: str) -> None:
+    etc = theirs.path.parent.parent.parent / "etc"
+    etc.mkdir()
+    for name in ("openclaw.json", "secret"):
+        (etc / name).write_text("{root: 'secret'}")
+        (etc / name).chmod(0o600)
+    place = theirs.path if link == theirs.path.name else theirs.path.parent
+    if place.exists():
+        place.rename(place.with_name("aside"))
+    place.symlink_to(etc / "secret" if place == theirs.path else etc)
+    os.lchown(place, SECOND, SECOND)
+    for state in ("present", "absent"):
+        result = theirs(state=state)
+        assert "Permission denied" in result["msg"]
+        assert "secret'" not in json.dumps(result)
+    assert {file.name: file.read_text() for file in etc.iterdir()} == dict.fromkeys(
+        ("openclaw.json", "secret"), "{root: 'secret'}"
+    )
+
+
+def test_a_fifo_is_not_waited_for(play: Play) -> None:
+    os.mkfifo(play.path)
+    assert "expected a regular file" in play()["msg"]
+
+
+def test_a_directory_that_everybody_can_write_to(play: Play) -> None:
+    play.path.parent.chmod(0o777)
+    play.path.write_text("{}")
+    assert "can be written to by every user" in play()["msg"]
+    assert play.path.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": [{"id": "a\ud800"}]}, "models: expected at most 512 printable characters"),
+        ({"models": [{"id": "a", "name": "b\n}, {"}]}, "models: expected at most 512 printable characters"),
+        ({"provider": "\x1b"}, "provider: expected at most 512 printable characters"),
+    ],
+)
+def test_names_that_cannot_be_written(play: Play, options: dict[str, Any], said: str) -> None:
+    assert said in play(**options)["msg"]
+    assert not play.path.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{models: {providers: {'llama-server': {models: [{id: 'tiny', contextWindow: 0x" + "f" * 9000 + "}]}}}}",
+        "{models: {providers: {'llama-server': {api: " + "9" * 9000 + "}}}}",
+        "{models: {providers: {" + "'llama-server': 1," * 1500 + "}}}",
+        "[" * 5000,
+        "{models: {providers: {'llama-server': {baseUrl: 'http://h/v1?key=secret', apiKey: {}, models: {}}}}}",
+        "{models: {providers: {'llama-server': {models: [[], null, {id: {}}, {id: 'tiny', compat: []}]}}}}",
+    ],
+)
+def test_odd_configurations_end_in_a_file_or_a_message(play: Play, text: str) -> None:
+    for state in ("present", "absent"):
+        play.path.write_text(text)
+        result = play(state=state)
+        assert ("msg" in result) != result.get("changed", False)
+        assert "secret" not in json.dumps(result.get("diff", ""))
