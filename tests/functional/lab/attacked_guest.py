@@ -111,7 +111,7 @@ class AttackedGuest:
         attacker = (HERE / "attacker.py").read_bytes()
         become = f"setpriv --reuid $(id -u {user}) --regid $(id -g {user}) --init-groups --inh-caps=-all --no-new-privs"
         if beside:
-            become = f"nsenter --user --target {beside} -- {become.replace('--init-groups', '--clear-groups')}"
+            become = f"nsenter --user --target {beside} -- {become.replace('--init-groups', '--keep-groups')}"
         done = self._run(f"cd / && exec {become} python3 - {shlex.join([program, *words])}", attacker)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
         return json.loads(done.stdout or b"{}")
