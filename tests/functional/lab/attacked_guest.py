@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -109,7 +111,7 @@ class AttackedGuest:
         attacker = (HERE / "attacker.py").read_bytes()
         become = f"setpriv --reuid $(id -u {user}) --regid $(id -g {user}) --init-groups --inh-caps=-all --no-new-privs"
         if beside:
-            become = f"nsenter --user --target {beside} -- {become.replace('--init-groups', '--clear-groups')}"
+            become = f"nsenter --user --target {beside} -- {become.replace('--init-groups', '--keep-groups')}"
         done = self._run(f"cd / && exec {become} python3 - {shlex.join([program, *words])}", attacker)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
         return json.loads(done.stdout or b"{}")
@@ -132,15 +134,20 @@ class AttackedGuest:
         hosts.write_text(json.dumps(inventory))
         argv = [str(BIN / "ansible-playbook"), "-i", str(hosts), str(HERE / "attacks.yml"), "-vvv", "--diff", *more]
         begin = time.monotonic()
+        running = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+        )
         try:
-            done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=seconds)
-        except subprocess.TimeoutExpired as error:
-            said = (error.stdout or b"").decode(errors="replace")
+            output = running.communicate(timeout=seconds)[0]
+        except BaseException as error:
+            os.killpg(running.pid, signal.SIGKILL)
+            said = running.communicate()[0]
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             raise AssertionError(f"the play did not end within {seconds:g} s; it said last: {said[-3000:]}") from None
-        output = done.stdout + done.stderr
         self.outputs.append(output)
-        print(f"play {' '.join(more)}: {done.returncode} after {time.monotonic() - begin:.0f} s")
-        return Ended(done.returncode != 0, output)
+        print(f"play {' '.join(more)}: {running.returncode} after {time.monotonic() - begin:.0f} s")
+        return Ended(running.returncode != 0, output)
 
     def again(self, *more: str, **variables: Any) -> Ended:
         """A second run: without the installation of llama-server."""
