@@ -34,8 +34,8 @@ options:
     default: present
   archive:
     description:
-      - A prebuilt release on the target, a tar archive with gzip, bzip2, xz or zstd. C(llama-server) is found wherever it
-        lies in it; what lies beside it comes along.
+      - A prebuilt release on the target, a tar archive with gzip, bzip2, xz or zstd. C(llama-server) is found wherever
+        it lies in it; what lies beside it comes along.
       - Refused are an archive that another user can change, and one with paths or links out of itself, devices or
         set-user-ID files.
     type: path
