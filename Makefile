@@ -12,6 +12,8 @@ COLLECTIONS := $(CURDIR)/.cache/collections
 BIN := $(VENV)/bin
 LAB := tests/lab/lab
 RUN := env -u VIRTUAL_ENV PATH="$(BIN):$$PATH" PYTHONPATH="$(COLLECTIONS)" ANSIBLE_COLLECTIONS_PATH="$(COLLECTIONS)"
+PINS := $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version
+CORES := 2.19.14 2.20.10 2.21.5
 PYTHON_VERSION = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .PHONY: help
@@ -198,11 +200,13 @@ test-update: venv lab ## Updates: every way to be bad, interrupted at every gate
 	cd extensions && HOMELAB_LONG_TESTS=1 $(RUN) $(CURDIR)/tests/tell_failures molecule test --scenario-name update
 
 .PHONY: requirements
-requirements: ## Pin the tools anew from tests/requirements.in
-	@{ printf '# Made from requirements.in by `make requirements`; plain pins for every Python that the tests run on.\n'; \
-	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-	    --no-emit-find-links tests/requirements.in; } > tests/requirements.txt.new
+requirements: ## Pin the tools anew from tests/requirements.in, with hashes
+	@{ printf '# Made from requirements.in by `make requirements`; pins with hashes for every Python that the tests run on.\n'; \
+	  $(PINS) 3.11 tests/requirements.in; } > tests/requirements.txt.new
 	@mv tests/requirements.txt.new tests/requirements.txt
+	@{ printf '# Made by `make requirements`; what tests/all-cores runs on.\n'; \
+	  for core in $(CORES); do echo "ansible-core==$$core" | $(PINS) 3.12 --no-deps -; echo; done; } > tests/cores.txt.new
+	@mv tests/cores.txt.new tests/cores.txt
 
 .PHONY: clean
 clean: ## Remove what was made in this checkout

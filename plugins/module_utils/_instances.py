@@ -206,7 +206,7 @@ class Instances:
             _llama_dry_run.HOST,
             *shlex.split(env["OPTIONS"]),
         ]
-        status, out, err = self._run(["timeout", str(_llama_dry_run.TIMEOUT), self.places.binary, *words])
+        status, out, err = self._run(["timeout", "-k", "5", str(_llama_dry_run.TIMEOUT), self.places.binary, *words])
         if "couldn't bind" not in out + err:
             said = _llama_dry_run.last_words(err or out)
             raise InstanceError(

@@ -12,7 +12,6 @@ whole, by a rename, and never changes afterwards.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -21,14 +20,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _foreign
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run
 
-LOCKS = "/run/homelab-llamacpp"
-PATIENCE = 3600.0  # seconds: another run may build
 STAMP = "stamp.json"
 SERVER = "llama-server"
 FALLBACK = "fallback"
+LOCK = ".lock"
+LOCK_SECONDS = 600.0  # a handover waits for answers that are streaming
+STAMP_BYTES = 1 << 20
 
 # `version: 0.6.0-dev (build 11434, commit …)`, and before that `version: 8736 (c8ac02fa1)`.
 _BUILD = re.compile(r"^version: (?:.*\(build (\d+)\b|(\d+) \()", re.MULTILINE)
@@ -76,10 +76,10 @@ def prove(run: Run, server: str, build: int | None = None) -> str:
         if any(name.startswith("libcuda.so") for name in missing):
             hint = "; libcuda.so.1 is a part of the NVIDIA driver, which the role nvidia_driver puts into the guest"
         raise ReleaseError(f"{server} needs {', '.join(missing)}, which this machine does not have{hint}")
-    status, output, errors = run(["timeout", "30", server, "--version"])
+    status, output, errors = run(["timeout", "-k", "5", "30", server, "--version"])
     said = "\n".join(text.strip() for text in (output, errors) if text.strip())
     if status != 0:
-        why = "did not end within 30 s" if status == 124 else f"ended with status {status}"
+        why = "did not end within 30 s" if status in (124, 137) else f"ended with status {status}"
         raise ReleaseError(f"{server} --version {why}: {_last_words(said)}")
     found = _BUILD.search(said)
     if build is not None and (not found or int(found[1] or found[2]) != build):
@@ -130,6 +130,7 @@ class Releases:
     def stage(self, name: str) -> str:
         """A new, empty folder in which to make a release."""
         staged = os.path.join(self.folder, f".new-{os.path.basename(self.path(name))}")
+        os.close(_files.open_folder(self.folder, 0o755))  # root's, on the whole way there
         shutil.rmtree(staged, ignore_errors=True)
         os.makedirs(os.path.join(staged, "bin"), mode=0o755)
         for folder in (self.root, self.folder, staged, os.path.join(staged, "bin")):
@@ -140,10 +141,8 @@ class Releases:
         """Make a release of a staged folder: proved, stamped, renamed. A folder that fails is taken away."""
         try:
             version = prove(self._run, os.path.join(staged, "bin", SERVER), build)
-            with open(os.path.join(staged, STAMP), "w", encoding="utf-8") as file:
-                json.dump({"name": name, "version": version, **stamp}, file, indent=2)
-                file.write("\n")
-            os.chmod(file.name, 0o644)
+            text = json.dumps({"name": name, "version": version, **stamp}, indent=2) + "\n"
+            _files.replace(os.path.join(staged, STAMP), text, mode=0o644)
             _to_disk(staged)
             target = self.path(name)
             if os.path.isdir(target):
@@ -218,19 +217,20 @@ class Releases:
 
 
 @contextlib.contextmanager
-def alone(folder: str, patience: float = PATIENCE) -> Iterator[None]:
-    """Wait until no other run works in this folder: one that lost its controller goes on to its end.
+def alone(folder: str) -> Iterator[None]:
+    """Wait until no other run works in this directory: one that lost its controller goes on to its end.
 
-    The lock is a file that only its owner can open: whoever can open a file, or the folder, can lock it.
+    The lock is a file that root alone can open. The directory itself can be opened, and locked, by every user.
     """
-    path = os.path.join(LOCKS, f"{hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]}.lock")
-    with contextlib.ExitStack() as lock:
-        try:
-            os.stat(folder)
-            lock.enter_context(_files.locked(path, patience, create_mode=0o755))
-        except OSError as error:
-            raise ReleaseError(f"expected to lock {folder} ({path}), found: {error.strerror}") from None
+    try:
+        lock = _files.locked(os.path.join(folder, LOCK), LOCK_SECONDS)
+        lock.__enter__()
+    except OSError as error:
+        raise ReleaseError(f"expected to work alone in the directory {folder}: {error.strerror}") from None
+    try:
         yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 def _same_binary(one: Release, other: Release) -> bool:
@@ -238,12 +238,16 @@ def _same_binary(one: Release, other: Release) -> bool:
 
 
 def _read_stamp(path: str) -> dict[str, Any]:
+    """The stamp as plain data; an empty one for a file that is none, a link for instance."""
     try:
-        with open(path, encoding="utf-8") as file:
-            stamp = json.load(file)
-    except (OSError, ValueError):
+        stamp = json.loads(_files.read(path, STAMP_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return stamp if isinstance(stamp, dict) else {}
+    found: dict[str, Any] = _foreign.data(stamp) if isinstance(stamp, dict) else {}
+    for name in ("name", "version", "commit"):
+        if not isinstance(found.get(name, ""), str):
+            del found[name]
+    return found
 
 
 def _to_disk(folder: str) -> None:

@@ -14,11 +14,13 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import runner
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
 UNIT = "llama-router.service"
 EXPORTER = "llama-router-exporter.service"  # it is told which servers show a certificate; the command says the same
 KEYS = "/etc/llama-router/api-keys"
+run_here = runner()  # commands where there is no Ansible
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

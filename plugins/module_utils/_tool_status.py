@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
-    _bounded,
     _foreign,
     _router_places,
     _router_report,
@@ -28,8 +27,7 @@ CLEAR = "\033[H\033[2J\033[3J"
 
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    run = _bounded.runner()
-    places = _router_places.of_unit(run, options.unit)
+    places = _router_places.of_unit(_router_places.run_here, options.unit)
     given = {name: value for name, value in vars(options).items() if name in PLACES and value}
     places = dataclasses.replace(places, **given)
     if os.geteuid() != 0 and not os.access(places.keys, os.R_OK):
@@ -37,7 +35,7 @@ def main(argv: list[str]) -> int:
         return EXITS["down"]
     try:
         while True:
-            report = _router_report.gather(places, run)
+            report = _router_report.gather(places, _router_places.run_here)
             _show(report, options)
             if options.watch is None:
                 return EXITS[report["verdict"]]

@@ -34,8 +34,10 @@ options:
     default: present
   archive:
     description:
-      - A prebuilt release on the target, as C(tar) reads it. C(llama-server) is found wherever it lies in it; what lies
-        beside it comes along.
+      - A prebuilt release on the target, a tar archive with gzip, bzip2, xz or zstd. C(llama-server) is found wherever
+        it lies in it; what lies beside it comes along.
+      - Refused are an archive that another user can change, and one with paths or links out of itself, devices or
+        set-user-ID files.
     type: path
   checksum:
     description: What the SHA-256 of O(archive) has to be, as C(sha256:…).
@@ -74,7 +76,7 @@ EXAMPLES = r"""
 - name: A prebuilt release, beside the one that serves
   homelab.llamacpp.llama_cpp_release:
     name: b11434-archive
-    archive: /var/tmp/llama-b11434-bin-ubuntu-x64.tar.gz
+    archive: /root/llama-b11434-bin-ubuntu-x64.tar.gz
     checksum: sha256:0b7a…
     build: 11434
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: llama_cpp_source
-short_description: llama.cpp's source tree in its place, and cmake options checked against it
+short_description: Place llama.cpp's source tree and check cmake options against it
 version_added: 0.1.0
 author: [The homelab.llamacpp authors (@homelab-llamacpp)]
 description:
   - Unpacks a checked archive at a path that stays the same, so that a later build of other sources finds its compiler
     cache; or looks at a tree that is there.
+  - Compares the commit of a git repository with the expected one, and with the one of the build before. A tag can be
+    moved, and an archive has its checksum.
   - Checks the names of cmake options against the C(option()) lines of the tree. cmake itself takes an option that is
     misspelt, or gone, without a word.
 options:
@@ -28,6 +30,19 @@ options:
   checksum:
     description: What the SHA-256 of O(archive) has to be, as C(sha256:…).
     type: str
+  repo:
+    description:
+      - Git repository that O(path) was checked out of. Its commit is then checked, and recorded in C(commits.json)
+        beside O(path).
+    type: str
+  version:
+    description: Tag or commit that was checked out of O(repo).
+    type: str
+  commit:
+    description:
+      - Commit that O(version) has to be. Without it the one that was recorded before, if there is one.
+    type: str
+    default: ''
   options:
     description: The cmake options to check, names and values.
     type: dict
@@ -53,6 +68,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+commit:
+  description: The commit of the tree.
+  type: str
+  returned: when O(repo) is given and the tree exists
 options:
   description: Names of the options that the tree has.
   type: list
@@ -68,7 +87,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.llamacpp.plugins.module_utils._cmake_options import read_options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_build import check_options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import ReleaseError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_sources import find_tree, is_placed, place_tree
+from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_sources import (
+    check_commit,
+    find_tree,
+    is_placed,
+    place_tree,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import runner
 
 
@@ -90,9 +114,13 @@ class LlamaCppSource:
             return {"changed": False}
         elif find_tree(path) != path:
             raise ReleaseError(f"llama.cpp's source tree was wanted at {path}; it lies at {find_tree(path)}")
+        commit = {}
+        if self.params["repo"] and not self.check_mode:
+            words = [self.params[name] for name in ("repo", "version", "commit")]
+            commit = {"commit": check_commit(self.run_command, path, *words)}
         known = read_options(path)
         check_options(self.params["options"], known)
-        return {"changed": changed, "options": sorted(known.names)}
+        return {"changed": changed, **commit, "options": sorted(known.names)}
 
 
 def main() -> None:
@@ -101,9 +129,13 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "archive": {"type": "path"},
             "checksum": {"type": "str"},
+            "repo": {"type": "str"},
+            "version": {"type": "str"},
+            "commit": {"type": "str", "default": ""},
             "options": {"type": "dict", "default": {}},
         },
-        required_together=[("archive", "checksum")],
+        mutually_exclusive=[("archive", "repo")],
+        required_together=[("archive", "checksum"), ("repo", "version")],
         supports_check_mode=True,
     )
     try:

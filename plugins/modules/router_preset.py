@@ -321,7 +321,7 @@ class RouterPreset:
             command += ["--models-max", "100000", "--offline"]
             if self.module.params["models_dir"]:
                 command += ["--models-dir", self.module.params["models_dir"]]
-            limit = ["timeout", str(_llama_dry_run.TIMEOUT)]
+            limit = ["timeout", "-k", "5", str(_llama_dry_run.TIMEOUT)]
             code, out, err = self.module.run_command([*limit, *command], environ_update={"LLAMA_CACHE": empty_cache})
         words = out + err
         refused = _llama_dry_run.refusal(words)

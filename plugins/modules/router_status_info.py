@@ -134,16 +134,14 @@ report:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import runner
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import UNIT, of_unit
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_places import UNIT, of_unit, run_here
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_report import gather
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_table import lines_of
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"name": {"type": "str", "default": UNIT}}, supports_check_mode=True)
-    run = runner()
-    report = gather(of_unit(run, module.params["name"]), run)
+    report = gather(of_unit(run_here, module.params["name"]), run_here)
     module.exit_json(changed=False, report=report, lines=lines_of(report))
 
 

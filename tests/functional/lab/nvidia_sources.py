@@ -18,8 +18,8 @@ VERSIONS = ("580.65.06", "580.95.05", "580.105.08")
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 
-def repository(folder: Path) -> None:
-    """A signed repository with every version of VERSIONS; its key is key.asc."""
+def repository(folder: Path) -> str:
+    """A signed repository with every version of VERSIONS; its key is key.asc. Returns the key's fingerprint."""
     for version in VERSIONS:
         same = f"libcuda1 (= {version}-1), libnvidia-ml1 (= {version}-1)"
         package(folder, "libnvidia-ml1", version, library="libnvidia-ml")
@@ -34,7 +34,7 @@ def repository(folder: Path) -> None:
     (folder / "Release").write_text(
         f"Origin: stand-in\nDate: Sun, 22 Nov 2026 00:00:00 UTC\nSHA256:\n {digest} {len(listing.stdout)} Packages\n"
     )
-    sign(folder)
+    return sign(folder)
 
 
 def package(folder: Path, name: str, version: str, fields: str = "", library: str = "", program: str = "") -> None:
@@ -68,8 +68,8 @@ def shared_object(path: Path, soname: str) -> None:
     subprocess.run(command, check=True)
 
 
-def sign(folder: Path) -> None:
-    """Sign the repository with a key that is made for it."""
+def sign(folder: Path) -> str:
+    """Sign the repository with a key that is made for it. Returns the key's fingerprint."""
     home = folder / "build" / "gnupg"
     home.mkdir(mode=0o700)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
@@ -80,6 +80,8 @@ def sign(folder: Path) -> None:
         (folder / "key.asc").write_bytes(exported)
         clear = [*gpg, "--clearsign", "--output", str(folder / "InRelease"), str(folder / "Release")]
         subprocess.run(clear, check=True, capture_output=True)
+        shown = subprocess.run([*gpg, "--with-colons", "--fingerprint"], check=True, capture_output=True, text=True)
+        return next(line.split(":")[9] for line in shown.stdout.splitlines() if line.startswith("fpr:"))
     finally:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
 
@@ -107,6 +109,8 @@ def installer(folder: Path, version: str) -> tuple[Path, str]:
           esac
         done
         [ "$modules" = no ] || {{ echo "ERROR: Unable to find the kernel source tree" >&2; exit 1; }}
+        # Where it was run from, and unpacks itself; the test reads it.
+        echo "$TMPDIR $(stat -c '%U %a' "$TMPDIR") $(stat -c '%U %a' "$0")" >/tmp/installer-ran-in
         rm -f {LIBRARIES}/libcuda.so.* {LIBRARIES}/libnvidia-ml.so.*
         sed '1,/^PAYLOAD$/d' "$0" | tar -xz --no-same-owner -C {LIBRARIES}
         printf '#!/bin/sh\\nexit 1\\n' >/usr/bin/nvidia-smi

@@ -102,14 +102,14 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     on_node(f"{GUEST} sh -c 'rm -f /etc/apt/sources.list'")
     made = Guest(tmp_path_factory.mktemp("role"))
     folder = tmp_path_factory.mktemp("nvidia")
-    nvidia_sources.repository(folder)
+    REPOSITORY["nvidia_driver_repository_key_fingerprints"] = [nvidia_sources.repository(folder)]
     made.put(folder)
     yield made
     remove()
     subprocess.run([LAB, "gpu", "none"], check=True)
 
 
-REPOSITORY = {"nvidia_driver_source": "nvidia", "nvidia_driver_repository": "file:///srv/nvidia/"}
+REPOSITORY: dict[str, Any] = {"nvidia_driver_source": "nvidia", "nvidia_driver_repository": "file:///srv/nvidia/"}
 REPOSITORY["nvidia_driver_repository_key"] = "file:///srv/nvidia/key.asc"
 
 
@@ -120,6 +120,17 @@ def held(version: str) -> dict[str, str]:
         "nvidia-driver-cuda": f"hold {version}-1",
         "libnvidia-ml1": f"install {version}-1",
     }
+
+
+def test_a_key_with_another_fingerprint_is_not_trusted(guest: Guest) -> None:
+    """The default is NVIDIA's, and what this repository is signed with is not."""
+    status, said = guest.run(**{**REPOSITORY, "nvidia_driver_repository_key_fingerprints": ["0" * 40]})
+    assert status != 0
+    assert "expected the key 0000" in said
+    status, said = guest.run(**{k: v for k, v in REPOSITORY.items() if not k.endswith("fingerprints")})
+    assert status != 0
+    assert "expected the key 02182E60104FCDC26EAE1B8597A5D4CB8793F200" in said
+    assert on_node(f"{GUEST} sh -c 'ls /etc/apt/keyrings /etc/apt/sources.list.d'").count("nvidia") == 0
 
 
 def test_the_nodes_version_from_the_repository_and_not_the_newest(guest: Guest) -> None:
@@ -178,10 +189,18 @@ def test_the_installer(guest: Guest, tmp_path: Path) -> None:
     assert "did not match" in said
     assert on_node(f"{GUEST} sh -c '/sbin/ldconfig -p | grep -c libcuda || true'") == "0"
 
+    # Another user has put a file with the right checksum where an earlier version looked, and keeps it open.
+    planted = "/var/tmp/NVIDIA-Linux-570.148.08.run"
+    on_node(f"{GUEST} install -o nobody -m 0755 /srv/nvidia/{file.name} {planted}")
+    private = "/var/cache/homelab-llamacpp-nvidia"  # as an interrupted run leaves it
+    on_node(f"{GUEST} sh -c 'mkdir {private} && echo interrupted >{private}/installer.run'")
     status, said = guest.run(**wanted, nvidia_driver_runfile_checksum=checksum)
     assert status == 0, said
+    ran = on_node(f"{GUEST} cat /tmp/installer-ran-in")
+    assert ran == f"{private} root 700 root 600"
+    on_node(f"{GUEST} rm {planted} /tmp/installer-ran-in")
     assert on_node(f"{GUEST} readlink -f {nvidia_sources.LIBRARIES}/libcuda.so.1").endswith("libcuda.so.570.148.08")
-    assert on_node(f"{GUEST} sh -c 'ls /var/tmp/*.run 2>/dev/null || true'") == ""
+    assert on_node(f"{GUEST} sh -c 'ls -d /var/tmp/*.run {private} 2>/dev/null || true'") == ""
 
     status, said = guest.run(**wanted, nvidia_driver_runfile_checksum=checksum)
     assert status == 0, said

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -19,6 +20,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases i
     FALLBACK,
     ReleaseError,
     Releases,
+    alone,
     prove,
 )
 
@@ -296,22 +298,75 @@ def test_what_was_left_half_taken_away_goes_with_the_next(releases: Releases) ->
     assert os.listdir(releases.folder) == ["b1"]
 
 
-def test_another_run_is_waited_for_and_not_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every user can open the folder and lock it; the lock that counts is a file that nobody else can open."""
-    monkeypatch.setattr(_llama_releases, "LOCKS", str(tmp_path / "locks"))
+# --- other users ------------------------------------------------------------------------------------------------
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user is played by root")
+
+
+@as_root
+def test_another_user_cannot_hold_the_lock(tmp_path: Path) -> None:
+    """Whoever can open a file can lock it, a directory too."""
     folder = tmp_path / "llama.cpp"
-    with pytest.raises(ReleaseError, match="No such file"), _llama_releases.alone(str(folder)):
+    folder.mkdir(mode=0o755)
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+    with alone(str(folder)):
         pass
-    folder.mkdir()
-    theirs = os.open(folder, os.O_RDONLY)
-    fcntl.flock(theirs, fcntl.LOCK_EX)
-    with _llama_releases.alone(str(folder), 0.2):
-        (lock,) = (tmp_path / "locks").iterdir()
-        assert lock.stat().st_mode & 0o777 == 0o600
-        late = _llama_releases.alone(str(folder), 0.2)
-        with pytest.raises(ReleaseError, match=r"another run has held it for 0\.2 seconds"), late:
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)"
+    hold += "; print(1, flush=True); input()"
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/usr/bin/python3", "-c", hold]
+    with subprocess.Popen([*nobody, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"1\n"  # it has the directory's
+        with alone(str(folder)):
             pass
-    with _llama_releases.alone(str(folder), 0.2):
+        holder.kill()
+    refused = subprocess.run([*nobody, folder / ".lock"], input=b"", capture_output=True, check=False)
+    assert b"PermissionError" in refused.stderr
+
+
+def test_waiting_for_another_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_llama_releases, "LOCK_SECONDS", 0.2)
+    with alone(str(tmp_path)), pytest.raises(ReleaseError, match="another run has held it"), alone(str(tmp_path)):
         pass
-    os.close(theirs)
-    assert list(folder.iterdir()) == []
+    handle = os.open(tmp_path / ".lock", os.O_RDONLY)
+    with contextlib.closing(os.fdopen(handle)):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and it is free again
+
+
+@as_root
+def test_no_release_is_made_below_a_directory_of_another_user(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(PermissionError, match="belongs to user 65534"):
+        Releases(run, str(theirs / "llama.cpp")).stage("a")
+    with pytest.raises(ReleaseError, match="belongs to user 65534"), alone(str(theirs)):
+        pass
+    assert list(theirs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "stamp"),
+    [
+        ("", {}),
+        ("[]", {}),
+        ("[" * 100000, {}),
+        ('{"name": 7, "version": ["a"], "wish": "w"}', {"wish": "w"}),
+        ('{"version": "a\\u001b[2J", "x": NaN}', {"version": "a\\x1b[2J", "x": None}),
+        ("x" * (2 << 20), {}),
+    ],
+)
+def test_a_stamp_is_data(text: str, stamp: dict[str, object], releases: Releases) -> None:
+    add(releases, "a")
+    Path(releases.path("a"), "stamp.json").write_text(text)
+    assert [release.stamp for release in releases.all()] == [stamp]
+
+
+def test_a_stamp_that_is_a_link_or_a_fifo_is_not_read(releases: Releases, tmp_path: Path) -> None:
+    add(releases, "a")
+    stamp = Path(releases.path("a"), "stamp.json")
+    (tmp_path / "secret.json").write_text('{"secret": 1}')
+    stamp.unlink()
+    stamp.symlink_to(tmp_path / "secret.json")
+    assert [release.stamp for release in releases.all()] == [{}]

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -13,9 +16,11 @@ from pathlib import Path
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import ReleaseError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_sources import (
+    check_commit,
     find_tree,
     is_placed,
     place_tree,
+    unpack,
     verify,
 )
 
@@ -90,7 +95,7 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
 def test_an_archive_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_text("<html>not found</html>")
-    with pytest.raises(ReleaseError, match=r"was wanted unpacked in .*tar"):
+    with pytest.raises(ReleaseError, match=r"cannot be unpacked in .*: file could not be opened"):
         place_tree(run, str(path), checksum(path), str(tmp_path / "src"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tar.gz"]
 
@@ -102,3 +107,158 @@ def test_a_tree_too_deep_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError):
         find_tree(str(tmp_path))
     assert find_tree(str(tmp_path / "1")) == str(tree)
+
+
+# --- archives of somebody who wants more than a directory -------------------------------------------------------
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, leads_to: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, leads_to, mode
+    info.size = 4 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+def archive_of(path: Path, *members: tarfile.TarInfo) -> str:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for info in members:
+            tar.addfile(info, io.BytesIO(b"text") if info.size else None)
+    return str(path)
+
+
+LINK, HARD = tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([member("../victim")], r"found '\.\.'"),
+        ([member("a/../../victim")], r"found '\.\.'"),
+        ([member("/victim")], "its path is absolute"),
+        ([member("a\nb")], "of printable characters"),
+        ([member("a", LINK, "/"), member("a/victim")], "a link out of it"),
+        ([member("a", LINK, ".."), member("a/victim")], "a link out of it"),
+        ([member("d", tarfile.DIRTYPE), member("d/a", LINK, "../.."), member("d/a/victim")], "a link out of it"),
+        ([member("d/a", LINK, ".."), member("d/b", LINK, "a/../..")], "a link out of it"),
+        ([member("a", LINK, "d"), member("a/b")], "goes through a link"),
+        ([member("a", LINK, "d"), member("a", LINK, "e")], "goes through a link"),
+        ([member("a", HARD, "../victim")], r"found '\.\.'"),
+        ([member("a", HARD, "/etc/passwd")], "its path is absolute"),
+        ([member("a", LINK, "b"), member("c", HARD, "a")], "No such file"),
+        ([member("a"), member("a")], "File exists"),
+        ([member("a", mode=0o4755)], "set-user-ID"),
+        ([member("a", mode=0o2755)], "set-user-ID"),
+        ([member("a", tarfile.CHRTYPE)], "a device or a FIFO"),
+        ([member("a", tarfile.BLKTYPE)], "a device or a FIFO"),
+        ([member("a", tarfile.FIFOTYPE)], "a device or a FIFO"),
+    ],
+)
+def test_an_archive_that_reaches_out_is_refused_whole(
+    members: list[tarfile.TarInfo], message: str, tmp_path: Path
+) -> None:
+    archive = archive_of(tmp_path / "a.tar", member("first"), *members)
+    (tmp_path / "made").mkdir()
+    with pytest.raises(ReleaseError, match=message):
+        unpack(run, archive, str(tmp_path / "made/there"))
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "made"]
+    assert os.listdir(tmp_path / "made") == []
+
+
+def test_links_that_stay_inside_and_modes(tmp_path: Path) -> None:
+    archive = archive_of(
+        tmp_path / "a.tar",
+        member("./", tarfile.DIRTYPE, mode=0o777),
+        member("bin/run", mode=0o775),
+        member("lib/x.so.1", mode=0o666),
+        member("lib/x.so", LINK, "x.so.1"),
+        member("bin/lib", LINK, "../lib"),
+        member("lib/same", HARD, "bin/run"),
+    )
+    unpack(run, archive, str(tmp_path / "there"))
+    there = tmp_path / "there"
+    assert (there / "bin/lib/x.so").read_text() == "text"
+    modes = [stat & 0o7777 for stat in (p.stat().st_mode for p in (there, there / "bin/run", there / "lib/x.so.1"))]
+    assert modes == [0o755, 0o755, 0o644]
+    assert (there / "lib/same").samefile(there / "bin/run")
+
+
+def test_zstd(archive: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "a.tar.zst"
+    plain = subprocess.run(["gzip", "-dc", archive], check=True, capture_output=True).stdout
+    packed.write_bytes(b"\x28\xb5\x2f\xfd" + plain)
+
+    def zstd(argv: Sequence[str]) -> tuple[int, str, str]:
+        assert argv[:2] == ["zstd", "-d"]
+        Path(argv[-1]).write_bytes(plain)
+        return 0, "", ""
+
+    unpack(zstd, str(packed), str(tmp_path / "there"))
+    assert find_tree(str(tmp_path / "there")).endswith("package-1/llama.cpp")
+    assert not (tmp_path / "there.tar").exists()
+
+
+def test_an_archive_that_another_user_can_change_is_refused(archive: Path) -> None:
+    """Also with the right checksum: it is read once more when it is unpacked."""
+    archive.chmod(0o666)
+    with pytest.raises(ReleaseError, match="that only root can change"):
+        verify(str(archive), checksum(archive))
+    archive.chmod(0o644)
+    verify(str(archive), checksum(archive))
+    if os.geteuid() == 0:
+        os.chown(archive, 65534, 65534)
+        with pytest.raises(ReleaseError, match="belongs to user 65534"):
+            verify(str(archive), checksum(archive))
+
+
+# --- commits ----------------------------------------------------------------------------------------------------
+
+
+class Git:
+    """Answers to rev-parse."""
+
+    def __init__(self, head: str) -> None:
+        self.head = head
+
+    def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        assert argv[:2] == ["git", "-C"]
+        return (0, self.head + "\n", "") if self.head else (128, "", "fatal: not a git repository")
+
+
+ONE, OTHER = "1" * 40, "2" * 40
+REPO = "https://example.org/llama.cpp.git"
+
+
+def test_a_tag_that_was_moved_is_an_error(tmp_path: Path) -> None:
+    git, tree = Git(ONE), str(tmp_path / "git")
+    assert check_commit(git, tree, REPO, "b1", "") == ONE
+    assert check_commit(git, tree, REPO, "b1", "") == ONE
+    git.head = OTHER
+    with pytest.raises(
+        ReleaseError, match=f"to be the commit {ONE}, as at the build before, found {OTHER}; nothing was"
+    ):
+        check_commit(git, tree, REPO, "b1", "")
+    assert check_commit(git, tree, REPO, "b2", "") == OTHER  # another tag
+    assert check_commit(git, tree, "https://example.org/fork.git", "b1", "") == OTHER  # another repository
+    assert check_commit(git, tree, REPO, "b1", OTHER) == OTHER  # the operator says so
+    assert check_commit(git, tree, REPO, "b1", "") == OTHER
+    assert json.loads((tmp_path / "commits.json").read_text())[f"{REPO} b1"] == OTHER
+
+
+def test_a_tag_has_to_be_the_expected_commit(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=f"expected b1 of {REPO} to be the commit {ONE}, found {OTHER}"):
+        check_commit(Git(OTHER), str(tmp_path / "git"), REPO, "b1", ONE.upper())
+    with pytest.raises(ReleaseError, match=f"found {OTHER}"):  # a version that is a commit
+        check_commit(Git(OTHER), str(tmp_path / "git"), REPO, ONE, "")
+    assert not (tmp_path / "commits.json").exists()
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"a": 1}', "[" * 100000])
+def test_a_record_that_is_none_is_an_error(record: str, tmp_path: Path) -> None:
+    (tmp_path / "commits.json").write_text(record)
+    with pytest.raises(ReleaseError, match="expected the commits of earlier builds"):
+        check_commit(Git(ONE), str(tmp_path / "git"), REPO, "b1", "")
+
+
+def test_a_tree_that_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="expected a git repository"):
+        check_commit(Git(""), str(tmp_path / "git"), REPO, "b1", "")
