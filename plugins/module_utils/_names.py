@@ -66,7 +66,7 @@ def component_of_url(url: str, what: str = "a file name at the end of the URL") 
     try:
         path = urlsplit(url).path
     except ValueError as error:  # [ without ]
-        raise BadName(f"expected a URL, found {printable(url)!r} ({error})") from None
+        raise BadName(f"expected a URL, found {printable(url)!r} ({printable(error)})") from None
     return component(unquote(path.rpartition("/")[2], errors="surrogateescape"), what)
 
 
@@ -96,9 +96,12 @@ def plain(text: object, what: str = "a word", also: str = "") -> str:
 
 
 def printable(text: object, most: int = _SHOWN) -> str:
-    """Return foreign text for a message or a log: one line of at most `most` characters, no control characters."""
+    """Return foreign text for a message or a log: one line of at most `most` characters, all printable.
+
+    Marks that reverse the text after them are not printable either.
+    """
     short = str(text)[: most + 1]
     if short.isprintable() and len(short) <= most:  # the usual, and fast
         return short
-    clean = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign) in _FORBIDDEN else sign for sign in short)
+    clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in short)
     return clean if len(clean) <= most else clean[:most] + "…"

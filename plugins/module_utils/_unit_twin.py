@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError, word
 
 UNITS = "/run/systemd/system"
@@ -219,8 +220,11 @@ class Twin:
         words = ["/usr/bin/env", *(part for name in without for part in ("-u", name))]
         words += [f"{name}={value}" for name, value in environment.items()]
         expands = self._settings.expands
-        quoted = " ".join(word(text, expands) for text in [*words, program])
-        return f"{'' if expands else ':'}{quoted}{given} {' '.join(word(text, expands) for text in more)}"
+        try:
+            quoted, rest = (" ".join(word(text, expands) for text in texts) for texts in ([*words, program], more))
+        except BadName as error:
+            raise UnitError(f"expected a command of one line: {error}") from None
+        return f"{'' if expands else ':'}{quoted}{given} {rest}"
 
     def _write_unit(self, command: str, kind: str, seconds: float) -> None:
         if any(sign in command for sign in "\r\n\0"):

@@ -62,6 +62,7 @@ METRICS = "llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\nllamacp
 HOST: dict[str, Any] = {
     "unit": {"name": "u", "state": "active", "sub": "running", "enabled": "enabled", "since": 1, "restarts": 0},
     "gpus": [],
+    "gpu_reading": dict.fromkeys(("at", "ok", "reason")),
     "driver": dict.fromkeys(("reason", "agree", "kernel_version", "library_version")),
     "memory": {"total_mib": 2, "available_mib": 1},
     "disk": {"path": "/", "total_mib": 2, "free_mib": 1},

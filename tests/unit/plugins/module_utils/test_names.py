@@ -148,3 +148,11 @@ def test_printable() -> None:
     assert _names.printable("a\nb\x1b[0m\udc80") == "a\ufffdb\ufffd[0m\ufffd"
     assert _names.printable("x" * 1000) == "x" * 200 + "…"
     assert _names.printable(None) == "None"
+
+
+def test_foreign_text_in_a_message_is_printable() -> None:
+    """Also what Python says itself of a bad URL, and marks that reverse the text after them."""
+    assert _names.printable("a\u202eb\uffffc d") == "a\ufffdb\ufffdc d"
+    with pytest.raises(BadName) as refused:
+        component_of_url("//\uff20\u202e\uffff/a")
+    assert str(refused.value).isprintable()

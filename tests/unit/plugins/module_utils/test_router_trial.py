@@ -165,9 +165,8 @@ def test_a_word_that_ends_the_line_is_refused(tmp_path: Path, monkeypatch: pytes
     settings = Settings.of(systemd, "llama-router.service")
     with Twin(systemd, settings).made() as twin:
         for word in ("a\rNoNewPrivileges=false", "a\0b"):
-            command = twin.command("/new", "", [word], {})
             with pytest.raises(UnitError, match="a command of one line"):
-                twin.to_its_end(command, 1)
+                twin.command("/new", "", [word], {})
         twin.to_its_end(twin.command("/new", "", ["a\nUser=root"], {}), 1)
     assert "User=root" not in [line for text in systemd.written for line in text.splitlines()]
 
