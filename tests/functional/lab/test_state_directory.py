@@ -110,7 +110,7 @@ def test_role_of_the_models_alone_converts_too(guest: HandMade) -> None:
     guest.run("systemctl restart llama-router")
     assert inodes(guest) == files
     assert guest.run(f"stat -c %U {STATE} {STATE}/models").splitlines() == ["root", "root"]
-    assert words(guest.playbook("update.yml", ok=False)).count("Run site.yml first. Nothing was changed") == 1
+    assert "Run site.yml first. Nothing was changed" in words(guest.playbook("update.yml", ok=False))
     site(guest)
 
 
