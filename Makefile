@@ -207,6 +207,9 @@ requirements: ## Pin the tools anew from tests/requirements.in, with hashes
 	@{ printf '# Made by `make requirements`; what tests/all-cores runs on.\n'; \
 	  for core in $(CORES); do echo "ansible-core==$$core" | $(PINS) 3.12 --no-deps -; echo; done; } > tests/cores.txt.new
 	@mv tests/cores.txt.new tests/cores.txt
+	@{ printf '# Made by `make requirements`; the library behind the doubles of the node.\n'; \
+	  printf 'fakepve\ncryptography\n' | $(PINS) 3.13 -c tests/requirements.txt -; } > tests/lab/images/node.txt.new
+	@mv tests/lab/images/node.txt.new tests/lab/images/node.txt
 
 .PHONY: clean
 clean: ## Remove what was made in this checkout

@@ -127,7 +127,7 @@ def test_a_download_that_is_not_checked_would_be_found(task: dict[str, Any]) -> 
 
 
 def test_the_tools_of_the_tests_have_hashes_and_no_hosts() -> None:
-    for name in ("requirements.txt", "cores.txt"):
+    for name in ("requirements.txt", "cores.txt", "lab/images/node.txt"):
         text = (ROOT / "tests" / name).read_text(encoding="utf-8")
         assert "://" not in text
         entries = re.split(r"\n(?=\S)", text.strip())

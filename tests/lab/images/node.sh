@@ -11,4 +11,4 @@ systemctl mask -q lxc.service lxc-net.service console-getty.service getty@.servi
   systemd-networkd.socket systemd-resolved.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
 rm -f /etc/ssh/ssh_host_*
 python3 -m venv /opt/lab-doubles
-/opt/lab-doubles/bin/pip install -q --no-cache-dir fakepve==0.5.0 cryptography
+/opt/lab-doubles/bin/pip install -q --no-cache-dir --no-deps --require-hashes -r /run/images/node.txt
