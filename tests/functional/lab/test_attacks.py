@@ -262,7 +262,7 @@ def test_whoever_has_the_port_is_not_told_the_key(guest: AttackedGuest) -> None:
             "systemctl restart llama-router-keeper; llama-router-status; llama-router-status --json", check=False
         )
         scrape = "urllib.request.urlopen('http://127.0.0.1:9836/metrics', timeout=30).read()"
-        guest.root(f'python3 -c "import urllib.request; {scrape}"')
+        guest.root(f'python3 -c "import urllib.request; {scrape}"', check=False)  # it may say that it cannot
         ended = guest.again()
         assert ended.failed
         _is_clear(ended)
