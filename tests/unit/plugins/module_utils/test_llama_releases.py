@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -308,8 +309,9 @@ def test_another_user_cannot_hold_the_lock(tmp_path: Path) -> None:
     """Whoever can open a file can lock it, a directory too."""
     folder = tmp_path / "llama.cpp"
     folder.mkdir(mode=0o755)
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    for parent in tmp_path.parents[: len(tmp_path.parents) - len(Path(tempfile.gettempdir()).parents) - 1]:
+        parent.chmod(0o755)  # pytest's own directories, down to this test's
+    tmp_path.chmod(0o755)
     with alone(str(folder)):
         pass
     hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)"
