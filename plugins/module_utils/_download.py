@@ -28,6 +28,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     PassingError,
     lost,
     number,
+    read_some,
     shown,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
@@ -83,11 +84,9 @@ def look(client: Client, url: str) -> Any:
     """The answer to a request for a file's first bytes. Raises FetchError when those are no model's."""
     with client.open(url, 0, BEGINNING) as response:
         try:
-            check_beginning(response.read(BEGINNING))
+            check_beginning(read_some(response, url, BEGINNING))
         except GGUFError as error:
             raise FetchError(f"{shown(url)}: {error}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise lost(url, error) from None
     return response
 
 

@@ -203,14 +203,14 @@ def read_whole(response: Any, url: str) -> bytes:
     data = read_some(response, url, LARGEST_ANSWER + 1)
     if len(data) > LARGEST_ANSWER:
         raise FetchError(f"{shown(url)}: expected an answer of at most {LARGEST_ANSWER} bytes, it is longer")
-    length = number(response.headers.get("Content-Length"))
-    if length is not None and len(data) < length:
-        raise PassingError(f"{shown(url)}: the answer was cut off after {len(data)} of {length} bytes")
     return data
 
 
 def read_some(response: Any, url: str, most: int) -> bytes:
-    """An answer's first bytes, at most so many; fewer when it ends before. PassingError for one that is too slow."""
+    """An answer's first bytes, at most so many; fewer where it is shorter.
+
+    PassingError for one that is cut off or too slow.
+    """
     deadline = time.monotonic() + LONGEST_ANSWER
     data = bytearray()
     try:
@@ -223,6 +223,9 @@ def read_some(response: Any, url: str, most: int) -> bytes:
                 raise PassingError(f"{shown(url)}: the answer took longer than {LONGEST_ANSWER:.0f} seconds")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise lost(url, error) from None
+    length = number(response.headers.get("Content-Length"))
+    if length is not None and len(data) < min(length, most):
+        raise PassingError(f"{shown(url)}: the answer was cut off after {len(data)} of {length} bytes")
     return bytes(data)
 
 

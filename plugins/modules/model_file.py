@@ -30,7 +30,11 @@ attributes:
     description: Shows the files of each model, with sizes and checksums, before and after.
 options:
   models_dir:
-    description: The directory. It has to be there (in check mode it may be missing).
+    description:
+      - The directory. It has to be there (in check mode it may be missing).
+      - The directory, every directory above it and that of O(record) must belong to root or the user of this task, and
+        no other user may write to them. Otherwise that user could lead this task to other files, and it fails before it
+        changes anything. In check mode it warns.
     type: path
     required: true
   models:
@@ -47,7 +51,7 @@ options:
         description:
           - V(present), the model is in its place, whole.
           - V(absent), the model's entry and its part files are gone. What a link points to stays, and so does the same
-            content under another name.
+            content under another name. A run that is placing the model is waited for.
         type: str
         choices: [present, absent]
         default: present
@@ -80,7 +84,9 @@ options:
                 files of the repository are taken by O(models[].source.method). The hub is not asked.
             type: path
           url:
-            description: The address of the file; of several shards the first one's, the others follow from its name.
+            description:
+              - The address of the file; of several shards the first one's, the others follow from its name. It ends in
+                the file's name and has no user name and password in it; use O(token) or O(token_file).
             type: str
           checksum:
             description:
@@ -99,6 +105,8 @@ options:
               - With O(models[].source.path) and O(models[].source.cache). V(link) leaves the files where they are and
                 makes symbolic links, V(hardlink) gives the files a second name on the same file system, which outlives
                 the first, V(copy) copies (sharing the blocks, where the file system can), V(move) moves.
+              - A file that is linked either way keeps its owner, group and mode. With V(hardlink) they have to let the
+                file be read as O(mode) and O(group) would, otherwise it is an error.
             type: str
             choices: [link, hardlink, copy, move]
             default: link
@@ -173,7 +181,8 @@ options:
   prune:
     description:
       - V(parts) removes part files that belong to no model of O(models). V(models) also removes models that this module
-        has placed and that O(models) does not name. What it did not place stays.
+        has placed and that O(models) does not name. What it did not place stays, and so does what another run is
+        placing.
     type: str
     choices: [nothing, parts, models]
     default: nothing
@@ -183,13 +192,16 @@ options:
         where that directory cannot be written.
     type: path
   owner:
-    description: Owner of the files and folders that are placed. By default the user of this task.
+    description:
+      - Owner of the files that are placed. By default the user of this task, to whom the folders belong in any case.
     type: str
   group:
     description: Group of the files and folders that are placed.
     type: str
   mode:
-    description: Mode of the files that are placed; folders can be looked into by whoever can read the files.
+    description:
+      - Mode of the files that are placed; folders can be looked into by whoever can read the files, and written to by
+        their owner alone.
     type: raw
     default: "0644"
 notes:
@@ -198,7 +210,8 @@ notes:
     more.
   - Where more than 64 MiB are to be fetched or copied the work goes on as a job on the target, also when Ansible is
     stopped meanwhile. The next run then waits for it.
-  - Two runs that want the same file do not disturb each other, the second waits and then finds it.
+  - Two runs that want the same model do not disturb each other, the second waits and then finds it. It gives up when
+    the first has written nothing of the model for 30 minutes.
   - The room on the disk is judged by what its file system says is free to this user.
   - Proxies are taken from the environment of the task (C(https_proxy), C(no_proxy)).
 seealso:

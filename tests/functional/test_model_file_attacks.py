@@ -359,12 +359,25 @@ def started(guest: Guest, *entries: dict[str, Any], **args: Any) -> subprocess.P
     one = subprocess.Popen(
         [sys.executable, "-c", MODULE.format(module="model_file")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "HOMELAB_LLAMACPP_PROGRESS": str(guest.state / "progress")},
     )  # fmt: skip
     assert one.stdin
     one.stdin.write(json.dumps({"models_dir": str(guest.models), "models": list(entries), **args}))
     one.stdin.close()
     one.stdin = None
     return one
+
+
+def waits(guest: Guest, one: subprocess.Popen[str]) -> str:
+    """What a run says that waits for another one; empty when it ends without."""
+    path, deadline = guest.state / "progress", time.monotonic() + LIMIT
+    while one.poll() is None:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_text().startswith("waits"):
+                return path.read_text()
+        time.sleep(0.02)
+    return ""
 
 
 def ended(one: subprocess.Popen[str]) -> dict[str, Any]:
@@ -392,18 +405,10 @@ def test_prune_leaves_what_another_run_fetches(guest: Guest, slow: Slow, fetched
 
 
 def test_absent_waits_for_a_run_that_fetches_it(guest: Guest, slow: Slow, fetched: dict[str, Any]) -> None:
-    progress = guest.state / "progress"
     other = started(guest, fetched)
     assert slow.asked.wait(LIMIT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOMELAB_LLAMACPP_PROGRESS", str(progress))
-        gone = started(guest, {"name": "m", "state": "absent"})
-    deadline = time.monotonic() + LIMIT
-    while not progress.exists():
-        assert gone.poll() is None, ended(gone)
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert progress.read_text() == "waits for another run that places m\n"
+    gone = started(guest, {"name": "m", "state": "absent"})
+    assert waits(guest, gone) == "waits for another run that places m\n"
     slow.go.set()
     assert ended(other)["changed"]
     assert ended(gone)["removed"] == [str(guest.models / "m.gguf")]
@@ -417,6 +422,7 @@ def test_one_content_under_two_names_in_two_orders(guest: Guest, slow: Slow, fet
     assert slow.asked.wait(LIMIT)
     assert guest.place()["changed"], "m has the content that n is to have"
     other = started(guest, guest.entry(), second)
+    assert waits(guest, other) == "waits for another run that places n\n"
     slow.go.set()
     results = [ended(one), ended(other)]
     assert not any(result.get("failed") for result in results), results

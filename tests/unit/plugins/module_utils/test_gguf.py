@@ -463,3 +463,20 @@ def test_an_error_shows_a_file_s_own_words_short_and_in_one_line(path: Path, con
         read_header(str(path))
     assert len(str(error.value)) < 1000
     assert str(error.value).isprintable()
+
+
+def test_shards_have_a_number_and_together_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def split(number: int, count: int, tensors: int) -> bytes:
+        keys = [key("split.no", 4, struct.pack("<I", number)), key("split.count", 4, struct.pack("<I", count))]
+        return gguf(keys, [tensor(f"{number}.{index}", 128 * index) for index in range(tensors)], data=128 * tensors)
+
+    path = tmp_path / "m-00001-of-02000.gguf"
+    path.write_bytes(split(0, 2000, 1))
+    with pytest.raises(GGUFError, match="one of 2000 shards"):
+        read_model(str(path))
+    for number in range(2):
+        (tmp_path / f"m-0000{number + 1}-of-00002.gguf").write_bytes(split(number, 2, 6))
+    assert len(read_model(str(tmp_path / "m-00002-of-00002.gguf")).tensors) == 12
+    monkeypatch.setattr(_gguf, "MAX_ENTRIES", 10)
+    with pytest.raises(GGUFError, match="more than 10 tensors"):
+        read_model(str(tmp_path / "m-00002-of-00002.gguf"))

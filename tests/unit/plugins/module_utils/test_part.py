@@ -113,3 +113,68 @@ def test_a_journal_without_its_file_is_none(tmp_path: Path) -> None:
     first.close()
     (tmp_path / "a.part").unlink()
     assert part(tmp_path / "a.part").done == 0
+
+
+HEADING = '{"format": 1, "size": 20, "sha256": "x", "piece": 8, "version": "", "boot": "b"}'
+
+
+def journal(*counts: str, heading: str = HEADING) -> bytes:
+    return "\n".join([heading, *counts, ""]).encode()
+
+
+ZERO = f"{0:015d} {0:015d}"
+
+
+def test_a_journal_is_read() -> None:
+    found = _part.parse_journal(journal(f"{8:015d} {7:015d}", ZERO, f"{4:015d} {4:015d}"))
+    assert found
+    assert found.counts == [(8, 7), (0, 0), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        journal(ZERO, ZERO),
+        journal(ZERO, ZERO, ZERO, ZERO),
+        journal(f"{9:015d} {0:015d}", ZERO, ZERO),
+        journal(ZERO, ZERO, f"{5:015d} {0:015d}"),
+        journal(f"{1:015d} {2:015d}", ZERO, ZERO),
+        journal(f"-{1:014d} {0:015d}", ZERO, ZERO),
+        journal("x", ZERO, ZERO),
+        journal(heading=HEADING.replace("8", "0")),
+        journal(heading=HEADING.replace("8", "-8")),
+        journal(heading=HEADING.replace("20", str(1 << 62))),
+        journal(ZERO, ZERO, ZERO, heading=HEADING.replace('"x"', "7")),
+        journal(ZERO, ZERO, ZERO, heading="[" * 100000),
+        journal(ZERO, ZERO, ZERO, heading="[]"),
+        b"",
+    ],
+)
+def test_a_journal_that_no_run_wrote_is_none(data: bytes) -> None:
+    assert _part.parse_journal(data) is None
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "another user's"])
+@pytest.mark.parametrize("name", ["a.part", "a.part.journal", "a.part.journal.new"])
+def test_what_only_has_a_part_file_s_name_is_replaced(tmp_path: Path, name: str, kind: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    victim, path = tmp_path / "victim", folder / name
+    victim.write_text("kept")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("gives a file to another user")
+        path.touch()
+        os.chown(path, 65534, 65534)
+    else:
+        (os.symlink if kind == "link" else os.link)(victim, path)
+    one = part(folder / "a.part", size=10)
+    one.write(0, b"0123456789")
+    one.put(str(folder / "a"))
+    one.close()
+    assert victim.read_text() == "kept"
+    assert (folder / "a").read_bytes() == b"0123456789"
+    assert (folder / "a").stat().st_uid == os.geteuid()
+    assert victim.stat().st_nlink == 1

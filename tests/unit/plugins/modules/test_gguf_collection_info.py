@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,50 @@ def test_a_folder_below_that_cannot_be_read_is_told(
     done = run(capfd, tmp_path)
     assert [model["name"] for model in done["models"]] == ["a"]
     assert done["problems"] == [f"{tmp_path}/lost+found: Permission denied"]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"", b"[" * 100000, b"[]", b'{"layers": 7}', b'{"layers": ["x"]}', b'{"layers": [null]}', b"\xff",
+        b'{"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:../../x"}]}',
+        b'{"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": 7}]}',
+        b'{"layers": [' + b" " * (2 << 20) + b"]}",
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_none(tmp_path: Path, manifest: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    make(tmp_path, "manifests/registry.ollama.ai/library/odd/latest")
+    (store.path / "manifests/registry.ollama.ai/library/odd/latest").write_bytes(manifest)
+    done = run(capfd, tmp_path)
+    assert done["models"] == []
+    assert len(done["problems"]) == 1
+    assert done["problems"][0].startswith("ollama:odd:latest cannot be taken: ")
+
+
+def test_fifos_and_odd_names_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "ollama")
+    blob = store.model("registry.ollama.ai/library/piped/latest", "model")["model"]
+    blob.unlink()
+    os.mkfifo(blob)
+    manifest = store.path / "manifests/registry.ollama.ai/library/fifo/latest"
+    manifest.parent.mkdir(parents=True)
+    os.mkfifo(manifest)
+    make(tmp_path, "good.gguf", "line\nbreak.gguf", "folder\x1b/x.gguf")
+    (tmp_path / os.fsdecode(b"\xff.gguf")).write_bytes(b"GGUF")
+    os.mkfifo(tmp_path / "fifo.gguf")
+    done = run(capfd, tmp_path)
+    assert [model["name"] for model in done["models"]] == ["good"]
+    told = "\n".join(sorted(problem.replace(str(tmp_path), "") for problem in done["problems"]))
+    for words in ("/fifo.gguf cannot be taken: it is not a regular file", "ollama:fifo:latest", "ollama:piped:latest",
+                  "/line\N{REPLACEMENT CHARACTER}break.gguf", "/folder\N{REPLACEMENT CHARACTER}",
+                  "/\N{REPLACEMENT CHARACTER}.gguf"):  # fmt: skip
+        assert f"{words}" in told
+    assert len(done["problems"]) == 6
+
+
+def test_folders_without_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, "d/" * 100 + "x.gguf", "good.gguf")
+    done = run(capfd, tmp_path)
+    assert [model["name"] for model in done["models"]] == ["good"]
+    assert "lies too deep" in done["problems"][0]

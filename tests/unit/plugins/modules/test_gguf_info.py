@@ -206,3 +206,51 @@ def test_files_that_are_gone_leave_the_cache(models: Path, own_cache: Path, capf
     os.utime(models / "Qwen3-8B-Q4_K_M.gguf", ns=(1, 1))
     run(capfd, path=models)
     assert str(models / "oss.gguf") not in json.loads(own_cache.read_text())["files"]
+
+
+def test_a_cache_that_another_user_can_change_is_neither_believed_nor_followed(
+    models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache, victim = tmp_path / "open" / "cache.json", tmp_path / "victim"
+    victim.write_text("kept")
+    first = run(capfd, path=models, cache=tmp_path / "own.json")
+    cache.parent.mkdir()
+    cache.parent.chmod(0o777)
+    lies = json.loads((tmp_path / "own.json").read_text())
+    for known in lies["files"].values():
+        known["model"]["name"] = "a lie"
+    cache.write_text(json.dumps(lies))
+    assert run(capfd, path=models, cache=cache) == first
+    cache.parent.chmod(0o755)
+    cache.unlink()
+    cache.symlink_to(victim)
+    assert run(capfd, path=models, cache=cache) == first
+    assert victim.read_text() == "kept"
+
+
+def test_a_cache_that_is_a_fifo_holds_nobody(models: Path, own_cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own_cache.parent.mkdir(parents=True)
+    os.mkfifo(own_cache)
+    assert len(run(capfd, path=models)["models"]) == 3
+
+
+def test_a_file_s_own_words_are_one_short_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama\n" * 999)]
+    keys += [text("general.name") + struct.pack("<I", 8) + text("\x1b[31m\u2028" * 999)]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(keys) + bytes(100))
+    (model,) = run(capfd, path=path)["models"]
+    assert model["facts"] is None
+    assert len(model["name"]) <= 201
+    for key in ("name", "architecture"):
+        assert len(model[key].splitlines()) == 1
+        assert "\x1b" not in model[key]
+
+
+def test_an_odd_name_is_told(models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = run(capfd, path=models, cache="")
+    (models / os.fsdecode(b"\xff.gguf")).write_bytes(b"GGUF")
+    (models / "a\nb").mkdir()
+    after = run(capfd, path=models, cache="")
+    assert after["models"] == before["models"]
+    assert len(after["problems"]) == len(before["problems"]) + 2
