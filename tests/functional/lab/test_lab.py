@@ -317,6 +317,21 @@ class TestRefusals:
         assert refused.rc != 0
         assert refused.err.startswith("400 Parameter verification failed.\ndev2: ")
 
+    @pytest.mark.usefixtures("container")
+    def test_words_of_refused_options(self) -> None:
+        """An option that the schema lacks is unknown to pvesh itself; a usage line follows, the status says nothing."""
+        refused = node(f"pvesh set /nodes/pve/lxc/{VMID}/config -flying 1")
+        assert refused.err.splitlines() == [
+            "Unknown option: flying",
+            "400 unable to parse option",
+            "pvesh set <api_path> [OPTIONS] [FORMAT_OPTIONS]",
+        ]
+        refused = node(f"pvesh set /nodes/pve/lxc/{VMID}/config -net1 name=eth1,bridge=vmbr0,ip=300.1.1.1/24")
+        assert "\nnet1.ip: " in refused.err
+        statuses = {node(f"pvesh set /nodes/pve/lxc/{VMID}/config -cores many").rc for _try in range(20)}
+        assert statuses <= {1, 2, 255}
+        assert len(statuses) > 1
+
     def test_template_that_is_not_there(self) -> None:
         """The task fails, and nothing of the container stays."""
         refused = node(

@@ -170,6 +170,17 @@ def test_refusals_before_any_change(run: Run) -> None:
     assert "130" not in on_node("lxc-ls", "-1").split()
 
 
+def test_refused_property_is_explained(run: Run) -> None:
+    """Proxmox explains a property in a line of its own, with a dot in its key."""
+    net = {"net0": {**WANTED["net"]["net0"], "ip": "300.0.2.1/24"}}
+    assert "net0.ip: " in run(**{**WANTED, "net": net})["msg"]
+    run(**{**WANTED, "state": "present"})
+    assert "features" in run(features={"nesting": True, "flying": True})["msg"]
+    assert (
+        "Proxmox refuses nonsense: this version of Proxmox VE has no such option" in run(config={"nonsense": 1})["msg"]
+    )
+
+
 def test_the_same_container_over_the_api(run: Run) -> None:
     run(**{**WANTED, "state": "present"})
     over_api = {"host": "here", **login()}

@@ -191,6 +191,35 @@ def test_bad_parameters_are_told_by_key_and_the_usage_is_not() -> None:
     assert "pvesh set" not in str(caught.value)
 
 
+@pytest.mark.parametrize("over", ["pvesh", "https"])
+def test_every_line_of_refused_parameters_is_shown(over: str) -> None:
+    """The line that explains a property has a key with a dot."""
+    net = "invalid format - format error\nnet0.ip: invalid format - value does not look like a valid ipv4 address\n\n"
+    features = "invalid format - format error\nfeatures.flying: property is not defined\n  in schema\n\n"
+    if over == "pvesh":
+        err = f"400 Parameter verification failed.\nfeatures: {features}net0: {net}pvesh set <api_path> [OPTIONS]\n"
+        with pytest.raises(ParameterError) as caught:
+            api(Shell((1, "", err))).call("PUT", "x")
+        found: Exception = caught.value
+    else:
+        found = explain("Parameter verification failed.", 400, {"net0": net, "features": features})
+    assert isinstance(found, ParameterError)
+    assert str(found) == (
+        "Proxmox refuses features: invalid format - format error; "
+        "features.flying: property is not defined in schema; "
+        "net0: invalid format - format error; "
+        "net0.ip: invalid format - value does not look like a valid ipv4 address"
+    )
+    assert set(found.errors) == {"features", "features.flying", "net0", "net0.ip"}
+
+
+def test_option_that_this_version_lacks() -> None:
+    err = "Unknown option: entrypoint\n400 unable to parse option\npvesh set <api_path> [OPTIONS] [FORMAT_OPTIONS]\n"
+    with pytest.raises(ParameterError) as caught:
+        api(Shell((255, "", err))).call("PUT", "x")
+    assert str(caught.value) == "Proxmox refuses entrypoint: this version of Proxmox VE has no such option"
+
+
 def test_no_word_at_all() -> None:
     with pytest.raises(ProxmoxError, match="exit status 2"):
         api(Shell((2, "", ""))).call("GET", "x")
