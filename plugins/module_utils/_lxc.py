@@ -24,11 +24,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights impor
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
-    NotFoundError,
-    ProxmoxError,
-    TaskError,
-)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import ProxmoxError, TaskError
 
 # Seconds that a new container may take to be seen by every part of the cluster.
 SETTLE = 10
@@ -74,13 +70,18 @@ class Lxc(LxcRun):
     def __init__(self, params: dict[str, Any], check: bool, api: Proxmox, node: str) -> None:
         super().__init__(params, check, api, node)
         self.actions: list[str] = []
+        # A container that this run has made, as it was made.
+        self.made: Found | None = None
         self.warnings: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """What the module returns; raises ProxmoxError or ConfigError before or instead of a change."""
         found = self.find()
         if self.params["state"] == "absent":
-            return self.delete(found) if found else self.result("absent", "absent", {}, {}, [])
+            if found:
+                return self.delete(found)
+            guards.elsewhere(self.api, self.node, self.vmid)
+            return self.result("absent", "absent", {}, {}, [])
         wanted = self.wanted(found)
         return self.configure(found, wanted) if found else self.create(wanted)
 
@@ -108,13 +109,6 @@ class Lxc(LxcRun):
                 raise ConfigError(f"config: {key} does not go here: use net, mounts or devices (lxc.* has no API)")
             wanted[key] = wanted_text(key, value)
         return wanted
-
-    def find(self) -> Found | None:
-        """The container, or None where it does not exist."""
-        try:
-            return Found.parse(self.api.call("GET", f"{self.path}/pending"))
-        except NotFoundError:
-            return None
 
     def rootfs(self) -> str | None:
         """The root volume, as `storage:GiB`."""
@@ -153,7 +147,8 @@ class Lxc(LxcRun):
             "ssh-public-keys": "\n".join(self.params["ssh_public_keys"] or []) or None,
         }
         self.act("create", "POST", f"nodes/{self.node}/lxc", **once, **settings)
-        if not self.check and not self.api.until(self.find, SETTLE):
+        self.made = None if self.check else self.api.until(self.find, SETTLE)
+        if not self.check and not self.made:
             raise ProxmoxError(
                 f"container {self.vmid} was made, but node {self.node} does not show it after {SETTLE} seconds: "
                 f"look at `pct config {self.vmid}` there, and run again"
@@ -163,7 +158,7 @@ class Lxc(LxcRun):
     def configure(self, found: Found, wanted: Wanted) -> dict[str, Any]:
         """Grow the volumes that are too small, put what differs, then restart, start or stop."""
         guards.half_made(self.api, self.node, self.vmid, found)
-        status = str(self.api.call("GET", f"{self.path}/status/current")["status"])
+        status = self.status()
         before = found.config
         grow = growth({**wanted, "rootfs": self.rootfs()}, found)
         found = found.grown(grow)
@@ -192,6 +187,10 @@ class Lxc(LxcRun):
     def guard(self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str]) -> None:
         """What the user may do and the node has, before anything changes."""
         check_rights(self.api, self.vmid, change, before, unprivileged, steps)
+        # On the node a look costs nothing. Elsewhere it is made before what would fail.
+        connects = bool({"create", "start", "restart"} & {*steps}) or (self.api.here and self.params["net"] is not None)
+        networks = change.over(before) if connects else change.put
+        guards.missing_bridges(self.api, self.node, networks)
         unseen = guards.missing_devices(self.api, self.node, [each["path"] for each in self.params["devices"] or []])
         if unseen and any(key.startswith("dev") for key in change.put):
             self.warnings.append(unseen)
@@ -248,7 +247,7 @@ class Lxc(LxcRun):
         guards.half_made(self.api, self.node, self.vmid, found)
         if found.config.get("protection", "0") != "0":
             raise ProxmoxError(f"not deleted: {self.name(found)} is protected. Set protection: false first")
-        status = str(self.api.call("GET", f"{self.path}/status/current")["status"])
+        status = self.status()
         running = status == "running"
         if running and not self.params["force"]:
             raise ProxmoxError(f"not deleted: {self.name(found)} is running. Set state: stopped first, or force: true")
@@ -272,7 +271,7 @@ class Lxc(LxcRun):
         diff = {"before": self.side(before, config), "after": self.side(after, config_after)}
         if self.actions and not self.check and after != "absent":
             # Ask anew only after a change: what Proxmox made of it.
-            found = self.find()
+            found = self.made or self.find()
             if found:
                 config_after, waiting = found.config, found.waiting if after == "running" else []
         return {

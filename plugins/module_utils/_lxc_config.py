@@ -145,6 +145,11 @@ def bind_source(key: str, text: str) -> str | None:
     return volume if volume.startswith("/") else None
 
 
+def bridge_of(key: str, text: str) -> str | None:
+    """The bridge that a network joins, None for one without and for any other key."""
+    return parse_properties(key, text).get("bridge") if kind_of(key) is NET else None
+
+
 def _size_gib(text: str) -> float:
     parts = SIZE.fullmatch(text)
     return float(parts.group(1)) * GIB[parts.group(2)] if parts else 0.0

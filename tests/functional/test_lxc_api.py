@@ -203,7 +203,8 @@ def test_stop_and_absent(pve: Any, run: Run) -> None:
     assert deleted["diff"]["before"]["config"]["hostname"] == "llm"
     assert pve.ct(130) is None
     again = run(state="absent")
-    assert (again["changed"], again["calls"]) == (False, ["GET nodes/pve1/lxc/130/pending"])
+    assert not again["changed"]
+    assert again["calls"] == ["GET nodes/pve1/lxc/130/pending", "GET cluster/resources"]
 
 
 def test_absent_refuses_what_it_was_not_meant_for(pve: Any, run: Run) -> None:
@@ -227,8 +228,21 @@ def test_number_of_a_virtual_machine_or_of_another_node(pve: Any, run: Run) -> N
     pve.add_vm(131, "windows")
     pve.add_ct(132, "far", node="pve2")
     assert "found a virtual machine with that number, windows on node pve1" in run(**{**WANTED, "vmid": 131})["msg"]
-    assert "set node: pve2" in run(**{**WANTED, "vmid": 132})["msg"]
+    assert "Set node: pve2" in run(**{**WANTED, "vmid": 132})["msg"]
     assert changes_made(pve) == []
+
+
+def test_guest_that_is_on_another_node(pve: Any, run: Run) -> None:
+    """In a cluster it may have been made there, or have migrated: told in every state, and nothing is made."""
+    for node in ("pve2", "pve3"):
+        pve.add_ct(int(node[-1]) + 140, "far", node=node)
+    for vmid, node in ((142, "pve2"), (143, "pve3")):
+        for options in ({}, {"state": "absent", "force": True}, {**WANTED, "hostname": "far"}):
+            failed = run(**{**options, "vmid": vmid})
+            assert f"Set node: {node}" in failed["msg"]
+        assert pve.ct(vmid).node == node
+    assert changes_made(pve) == []
+    assert run(vmid=142, node="pve2", state="started")["status"] == "running"
 
 
 def test_half_made_container(pve: Any, run: Run) -> None:
@@ -611,6 +625,29 @@ def test_storages_are_looked_at_first(pve: Any, run: Run) -> None:
     run(**WANTED)
     pve.requests.clear()
     assert "mp1: wanted a storage for rootdir" in run(mounts={"mp1": "local:4,mp=/x"}, cores=1)["msg"]
+    assert changes_made(pve) == []
+
+
+def test_bridges_are_looked_at_first(pve: Any, run: Run) -> None:
+    """Proxmox VE creates a container with a bridge that does not exist, and writes one before it refuses it."""
+    other = {"net": {"net0": {"name": "eth0", "bridge": "vmbr9", "ip": "dhcp"}}}
+    for check in (True, False):
+        failed = run(check, **{**WANTED, **other})
+        assert "wanted the bridges vmbr9 (net0), node pve1 has vmbr0, vmbr1, vmbr2" in failed["msg"]
+    assert changes_made(pve) == []
+    run(**{**WANTED, "state": "stopped"})
+    for state in ("stopped", "started"):
+        run(state=state)
+        pve.requests.clear()
+        for check in (True, False):
+            assert "wanted the bridges vmbr9 (net0)" in run(check, **{**other, "state": state, "cores": 1})["msg"]
+        assert changes_made(pve) == []
+        assert "vmbr0" in pve.ct(130).config["net0"]
+    # One that was written by hand, and that a run does not ask for: told before the start.
+    run(state="stopped")
+    pve.ct(130).config["net1"] = "name=eth1,bridge=vmbr8,hwaddr=BC:24:11:00:00:02,type=veth"
+    pve.requests.clear()
+    assert "wanted the bridges vmbr8 (net1)" in run(state="started", cores=1)["msg"]
     assert changes_made(pve) == []
 
 

@@ -202,3 +202,9 @@ def test_check_mode_foretells_any_run(pve: Any, run: Run, steps: list[dict[str, 
             assert options["name"] in names(real)
         if options.get("state") != "rolled_back":
             assert not run(**options)["changed"]
+
+
+def test_guest_that_has_migrated(pve: Any, run: Run) -> None:
+    pve.add_ct(132, "far", node="pve2")
+    assert "found far on node pve2" in run(vmid=132, name="before")["msg"]
+    assert run(vmid=132, node="pve2", name="before")["changed"]

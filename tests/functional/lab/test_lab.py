@@ -347,6 +347,23 @@ class TestRefusals:
         assert node(f"pct start {OTHER}").err == "bridge 'vmbr9' does not exist"
         ok(f"pct destroy {OTHER}")
 
+    def test_bridge_that_is_not_there_is_written(self) -> None:
+        """Of a stopped container the file is written before the PUT fails; a running one takes nothing of a PUT."""
+        create(OTHER)
+        set_config = f"pvesh set /nodes/pve/lxc/{OTHER}/config"
+        refused = node(f"{set_config} -net0 name=eth0,bridge=vmbr9 -cores 2")
+        assert (refused.rc != 0, refused.err) == (True, "bridge 'vmbr9' does not exist")
+        assert "bridge=vmbr9" in config(OTHER)["net0"]
+        assert config(OTHER)["cores"] == 2
+        ok(f"{set_config} -net0 name=eth0,bridge=vmbr0,ip=manual")
+        ok(f"pct start {OTHER}")
+        before = config(OTHER)
+        refused = node(f"{set_config} -net1 name=eth1,bridge=vmbr9 -cores 3 -delete features")
+        assert "net1: unable to hotplug net1: bridge 'vmbr9' does not exist" in refused.err
+        assert config(OTHER) == before
+        assert "pending" not in ok(f"pvesh get /nodes/pve/lxc/{OTHER}/pending --output-format json")
+        ok(f"pct destroy {OTHER} --force 1")
+
     @pytest.mark.usefixtures("container")
     def test_token_of_root_may_not_pass_a_device(self) -> None:
         """Device passthrough is for root@pam alone."""

@@ -102,6 +102,25 @@ def test_device_that_the_node_lacks_is_refused_before_anything_changes(run: Run)
     assert (refused["actions"], refused["failed"]) == ([], True)
 
 
+def test_bridge_that_the_node_lacks_is_refused_before_anything_changes(run: Run) -> None:
+    """Proxmox VE writes it, fails, and then finds nothing to change; and it creates a container with it."""
+    net = {"net0": {**WANTED["net"]["net0"], "bridge": "vmbr9"}}
+    for check in (True, False):
+        failed = run(check, **{**WANTED, "net": net})
+        assert "wanted the bridges vmbr9 (net0), node pve has vmbr0" in failed["msg"]
+    assert "130" not in on_node("lxc-ls", "-1").split()
+    run(**{**WANTED, "state": "present"})
+    for _time in range(2):
+        refused = run(net=net, cores=2)
+        assert (refused["failed"], refused["actions"]) == (True, [])
+    assert "bridge=vmbr0" in on_node("pct", "config", "130")
+    # Written by hand, or by another tool: found and told, not taken for done.
+    on_node("pvesh", "set", "/nodes/pve/lxc/130/config", "-net0", "name=eth0,bridge=vmbr9", check=False)
+    assert "bridge=vmbr9" in on_node("pct", "config", "130")
+    assert "wanted the bridges vmbr9 (net0)" in run(net={"net0": "name=eth0,bridge=vmbr9"})["msg"]
+    assert run(**WANTED)["status"] == "running"
+
+
 def test_start_that_fails_tells_why_and_the_next_run_goes_on(run: Run) -> None:
     run(**{**WANTED, "state": "present"}, devices=[{"path": "/dev/null"}])
     # The node loses the device after the configuration was made, as with a driver that is not loaded after a reboot.

@@ -20,6 +20,7 @@ FORMATS = ("text", "json", "json-pretty", "yaml")
 def main() -> int:
     """One call. Returns the exit status."""
     words = sys.argv[1:]
+    client.dawdle()
     if len(words) < 2 or words[0] not in METHODS:
         client.fail(
             f"ERROR: unknown command 'pvesh {' '.join(words[:1])}'\n"
