@@ -20,7 +20,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     wanted_text,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_keys import as_keys, devices_as_keys
-from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import check_rights
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import Need, check_rights, on_storage
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
@@ -137,7 +137,10 @@ class Lxc(LxcRun):
             storages.append(("ostemplate", template.storage, "vztmpl"))
         guards.storages_fit(self.api, self.node, storages)
         steps = ["create", *self.power_step("stopped", waiting=False)]
-        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1", steps)
+        more = [on_storage(self.params["storage"] or "local", "rootfs")] if not rootfs else []
+        if template.missing:
+            more.append(on_storage(template.storage, "download", "Datastore.AllocateTemplate"))
+        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1", steps, more)
         if template.missing:
             self.act("download", "POST", f"nodes/{self.node}/aplinfo", storage=template.storage, template=template.file)
         once = {
@@ -165,9 +168,10 @@ class Lxc(LxcRun):
         change = changes(wanted, found.config, found.running)
         guards.protected_volumes(change, found)
         guards.storages_fit(self.api, self.node, guards.new_volumes(change.put))
-        waiting = change.waiting(found) if status == "running" else []
+        waiting = self.waiting(change, found) if status == "running" else []
         steps = [*(["grow"] if grow else []), *self.power_step(status, bool(waiting))]
-        self.guard(change, before, found.config.get("unprivileged") == "1", steps)
+        more = [on_storage(found.running[key].partition(":")[0], "grow") for key in grow]
+        self.guard(change, before, found.config.get("unprivileged") == "1", steps, more)
         digest = found.digest
         for key, size in grow.items():
             self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
@@ -184,9 +188,26 @@ class Lxc(LxcRun):
             )
         return self.power(status, status, before, change.over(found.config), waiting)
 
-    def guard(self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str]) -> None:
+    def waiting(self, change: Changes, found: Found) -> list[str]:
+        """The keys that a running container then takes only at its next start, its name included.
+
+        Proxmox VE takes a hostname for applied at once; the guest has it after its next start. On the node that is
+        seen later too.
+        """
+        keys = change.waiting(found)
+        name = found.config.get("hostname", "")
+        if self.params["hostname"] and self.api.files and "hostname" not in keys and name:
+            # A guest's own name is the first part of it.
+            now = self.api.files.hostname(self.vmid)
+            if now is not None and now.partition(".")[0] != name.partition(".")[0]:
+                keys = sorted([*keys, "hostname"])
+        return keys
+
+    def guard(
+        self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str], more: list[Need]
+    ) -> None:
         """What the user may do and the node has, before anything changes."""
-        check_rights(self.api, self.vmid, change, before, unprivileged, steps)
+        check_rights(self.api, self.vmid, change, before, unprivileged, steps, more)
         # On the node a look costs nothing. Elsewhere it is made before what would fail.
         connects = bool({"create", "start", "restart"} & {*steps}) or (self.api.here and self.params["net"] is not None)
         networks = change.over(before) if connects else change.put
@@ -273,7 +294,8 @@ class Lxc(LxcRun):
             # Ask anew only after a change: what Proxmox made of it.
             found = self.made or self.find()
             if found:
-                config_after, waiting = found.config, found.waiting if after == "running" else []
+                named = [key for key in waiting if key == "hostname"]
+                config_after, waiting = found.config, sorted([*found.waiting, *named]) if after == "running" else []
         return {
             "changed": bool(self.actions),
             "diff": diff,

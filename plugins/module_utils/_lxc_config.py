@@ -63,7 +63,8 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)")
 GIB = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 BOOLEANS = {"on": "1", "yes": "1", "true": "1", "off": "0", "no": "0", "false": "0"}
 # What a running container takes at once, as pve-container has it; every other change waits for a restart.
-HOT = re.compile(r"description|onboot|startup|protection|hostname|hookscript|cores|tags|cpulimit|cpuunits|swap|net\d+")
+# For Proxmox VE the hostname is such a one; the guest itself takes it at its start.
+HOT = re.compile(r"description|onboot|startup|protection|hookscript|cores|tags|cpulimit|cpuunits|swap|net\d+")
 HOT_SET = re.compile(r"memory")
 HOT_ADD = re.compile(r"(mp|dev)\d+")
 

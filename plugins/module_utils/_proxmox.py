@@ -27,6 +27,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors i
     TaskError,
     UnreachableError,
     explain,
+    lock_advice,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_here import Here
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import Https, Trust
@@ -163,8 +164,7 @@ class Proxmox:
                     raise
                 if self._clock() + LOCK_POLL > deadline:
                     raise LockedError(
-                        f"{error}. Waited {self._timeout:g} seconds for it; if nothing is running any more, the lock "
-                        "is a left-over: `pct unlock` on the node takes it away"
+                        f"{error}. Waited {self._timeout:g} seconds for it; {lock_advice(error)}"
                     ) from None
                 self._sleep(LOCK_POLL)
 

@@ -92,6 +92,17 @@ def parameter_errors(text: str) -> dict[str, str]:
     return found
 
 
+def lock_advice(error: LockedError) -> str:
+    """What to do about a lock that does not go away: one in the configuration can be a left-over, a file's cannot."""
+    file = re.search(r"can't lock file '([^']+)'", str(error))
+    if file:
+        return (
+            f"a process on the node holds that file as long as it works on the container: `fuser -v {file.group(1)}` "
+            "shows which. Wait for it, then run again; `pct unlock` does nothing about it"
+        )
+    return "if nothing is running any more, the lock is a left-over: `pct unlock` on the node takes it away"
+
+
 def explain(text: str, status: int | None = None, errors: Mapping[str, str] | None = None) -> ProxmoxError:
     """The error that Proxmox meant: pvesh gives only the text, HTTPS gives status and errors by key too."""
     text = "\n".join(line for line in text.strip().splitlines() if not USAGE.match(line))

@@ -372,7 +372,13 @@ def test_user_without_rights(pve: Any, run: Run) -> None:
     pve.users["bob@pve"] = "pw"
     pve.grant("bob@pve", "/", "VM.Audit", "Datastore.Audit")
     failed = run(**WANTED, api_user="bob@pve", api_password="pw")
-    for lacking in ("VM.Allocate (features, unprivileged, create)", "VM.Config.CPU (cores)", "VM.PowerMgmt (start)"):
+    for lacking in (
+        "VM.Allocate on /vms/130 (features, unprivileged, create)",
+        "VM.Config.CPU on /vms/130 (cores)",
+        "VM.PowerMgmt on /vms/130 (start)",
+        "SDN.Use on /sdn/zones/localnetwork/vmbr0 (net0)",
+        "Datastore.AllocateSpace on /storage/local-lvm (mp0, rootfs)",
+    ):
         assert lacking in failed["msg"]
     assert changes_made(pve) == []
     # All but the start: told before the change, not after it.
@@ -380,10 +386,10 @@ def test_user_without_rights(pve: Any, run: Run) -> None:
     run(**{**WANTED, "state": "present"})
     pve.requests.clear()
     failed = run(cores=2, state="started", api_user="bob@pve", api_password="pw")
-    assert "wanted the privileges VM.PowerMgmt (start) on /vms/130" in failed["msg"]
+    assert "wanted the privileges VM.PowerMgmt on /vms/130 (start)" in failed["msg"]
     assert changes_made(pve) == []
     assert run(cores=2, api_user="bob@pve", api_password="pw")["changed"]
-    assert "VM.Allocate (delete)" in run(state="absent", api_user="bob@pve", api_password="pw")["msg"]
+    assert "VM.Allocate on /vms/130 (delete)" in run(state="absent", api_user="bob@pve", api_password="pw")["msg"]
 
 
 def test_wrong_password_and_token(run: Run) -> None:
@@ -601,6 +607,28 @@ def test_template_is_found_or_downloaded(pve: Any, run: Run) -> None:
     assert other["actions"] == ["download", "create"]
     unknown = run(**{**package, "vmid": 134, "ostemplate": "local:vztmpl/debian-13-standard_14.0-1_amd64.tar.zst"})
     assert "to download: debian-13-standard_13.1-2_amd64.tar.zst, debian-13-standard_13.10-1" in unknown["msg"]
+
+
+def test_list_of_downloads_is_left_alone_where_nothing_may_be_downloaded(pve: Any, run: Run) -> None:
+    wanted = {**WANTED, "ostemplate": "local:vztmpl/debian-12-standard", "download_template": False}
+    assert "found on storage local" in run(**wanted)["msg"]
+    assert not [path for _method, path, _body in pve.requests if "aplinfo" in path]
+
+
+def test_new_container_is_read_once(pve: Any, run: Run) -> None:
+    made = run(**WANTED)
+    # Before and after the create; a start changes nothing of it.
+    assert made["calls"].count("GET nodes/pve1/lxc/130/pending") == 2
+
+
+def test_hostname_of_a_running_container_waits_for_a_restart(pve: Any, run: Run) -> None:
+    run(**WANTED)
+    foretold, changed = run(check=True, hostname="other"), run(hostname="other")
+    assert (changed["pending"], changed["restart_required"]) == (["hostname"], True)
+    assert (foretold["pending"], foretold["diff"]) == (changed["pending"], changed["diff"])
+    assert run(hostname="third", restart=True)["actions"] == ["configure", "restart"]
+    run(state="stopped")
+    assert run(hostname="fourth")["pending"] == []
 
 
 def test_download_that_fails_makes_nothing(pve: Any, run: Run) -> None:

@@ -142,6 +142,16 @@ def test_lock_is_retried_then_told() -> None:
         api(Shell(locked), timeout=5).call("GET", "x")
 
 
+def test_advice_fits_the_lock() -> None:
+    """`pct unlock` takes a lock out of the configuration; a lock file belongs to a process."""
+    file = (255, "", "can't lock file '/run/lock/lxc/pve-config-130.lock' - got timeout\n")
+    with pytest.raises(LockedError, match=r"`fuser -v /run/lock/lxc/pve-config-130\.lock` shows which") as caught:
+        api(Shell(*[file] * 9), timeout=3).call("PUT", "x")
+    assert "`pct unlock` does nothing" in str(caught.value)
+    with pytest.raises(LockedError, match=r"`pct unlock` on the node takes it away"):
+        api(Shell(*[(255, "", "CT is locked (backup)\n")] * 9), timeout=3).call("PUT", "x")
+
+
 def test_what_comes_late_is_asked_for_again() -> None:
     answers = [None, None, "there"]
     assert api(Shell()).until(lambda: answers.pop(0), 10) == "there"
