@@ -19,15 +19,24 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     growth,
     wanted_text,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_growth import (
+    a_little_more,
+    not_grown,
+    ungrown_volume,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_keys import as_keys, devices_as_keys
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import Need, check_rights, on_storage
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import ProxmoxError, TaskError
 
 # Seconds that a new container may take to be seen by every part of the cluster.
 SETTLE = 10
+
+# The tasks that make, remake or resize a container's volumes.
+REMAKING = ("vzcreate", "vzrestore", "vzrollback", "resize")
 
 # Option -> key of the container's configuration, for values that are one key each.
 SCALARS = {
@@ -163,7 +172,7 @@ class Lxc(LxcRun):
         guards.half_made(self.api, self.node, self.vmid, found)
         status = self.status()
         before = found.config
-        grow = growth({**wanted, "rootfs": self.rootfs()}, found)
+        grow = self.again(found, growth({**wanted, "rootfs": self.rootfs()}, found))
         found = found.grown(grow)
         change = changes(wanted, found.config, found.running)
         guards.protected_volumes(change, found)
@@ -174,9 +183,11 @@ class Lxc(LxcRun):
         self.guard(change, before, found.config.get("unprivileged") == "1", steps, more)
         digest = found.digest
         for key, size in grow.items():
-            self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
+            upid = self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
             # The volume's new size is in the configuration, which so is another one.
             digest = None
+            if upid:
+                self.check_grown(key, size, self.api.task_log(upid))
         if change:
             self.act(
                 "configure",
@@ -187,6 +198,33 @@ class Lxc(LxcRun):
                 **change.put,
             )
         return self.power(status, status, before, change.over(found.config), waiting)
+
+    def check_grown(self, key: str, size: str, log: list[str]) -> None:
+        """Raise ProxmoxError if the file system did not grow with its volume. Such a task has ended well."""
+        why = not_grown(log)
+        if why:
+            raise ProxmoxError(
+                f"{key} of container {self.vmid} has {size} now, but its file system did not grow: {printable(why)}. "
+                f"Shut the container down, check the file system (`pct fsck {self.vmid}"
+                f"{'' if key == 'rootfs' else f' --device {key}'}` on the node), and run again: "
+                + ("the next run grows it once more" if self.api.files else "then grow it by hand with `pct resize`")
+            )
+
+    def again(self, found: Found, grow: dict[str, str]) -> dict[str, str]:
+        """The volumes to grow, with one whose file system did not grow the last time: by a MiB."""
+        files = self.api.files
+        last = files.last_task(self.vmid, *REMAKING) if files else None
+        if not files or not last or last.split(":")[5] != "resize":
+            return grow
+        task = files.task(last)
+        key = ungrown_volume(task.log, found) if task else None
+        if not key or key in grow or not self.wants_size(key):
+            return grow
+        return {**grow, key: a_little_more(found.running[key])}
+
+    def wants_size(self, key: str) -> bool:
+        """Whether this run looks after the size of a volume."""
+        return self.params["disk_gib"] is not None if key == "rootfs" else self.params["mounts"] is not None
 
     def waiting(self, change: Changes, found: Found) -> list[str]:
         """The keys that a running container then takes only at its next start, its name included.
@@ -276,12 +314,12 @@ class Lxc(LxcRun):
         self.act("delete", "DELETE", self.path, force=True if running else None, purge=True)
         return self.result(status, "absent", found.config, {}, [])
 
-    def act(self, action: str, method: str, path: str, **params: Any) -> None:
-        """The one place where a change is made, and left out in check mode."""
-        if not self.check:
-            self.api.call(method, path, **params)
+    def act(self, action: str, method: str, path: str, **params: Any) -> Any:
+        """The one place where a change is made, and left out in check mode. Returns what the API answers."""
+        answer = None if self.check else self.api.call(method, path, **params)
         if action not in self.actions:
             self.actions.append(action)
+        return answer
 
     # The answer
 

@@ -151,12 +151,13 @@ def bridge_of(key: str, text: str) -> str | None:
     return parse_properties(key, text).get("bridge") if kind_of(key) is NET else None
 
 
-def _size_gib(text: str) -> float:
+def size_gib(text: str) -> float:
+    """A size as Proxmox writes it, in GiB; 0 for none."""
     parts = SIZE.fullmatch(text)
     return float(parts.group(1)) * GIB[parts.group(2)] if parts else 0.0
 
 
-def _size_text(gib: float) -> str:
+def size_text(gib: float) -> str:
     """A size as Proxmox writes it, with the largest unit that needs no fraction."""
     return next(f"{gib / GIB[unit]:.0f}{unit}" for unit in "TGMK" if unit == "K" or not (gib / GIB[unit]) % 1)
 
@@ -283,8 +284,8 @@ def growth(wanted: Wanted, found: Found) -> dict[str, str]:
         # One whose removal waits for a restart is taken back, see merged.
         then = parse_properties(key, found.config.get(key, found.running.get(key, "")))
         # A volume without a size is one without a limit.
-        if now.get("volume") == then.get("volume") and 0 < _size_gib(now.get("size", "")) < float(new.group(2)):
-            grown[key] = _size_text(float(new.group(2)))
+        if now.get("volume") == then.get("volume") and 0 < size_gib(now.get("size", "")) < float(new.group(2)):
+            grown[key] = size_text(float(new.group(2)))
     return grown
 
 

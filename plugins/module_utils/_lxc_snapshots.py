@@ -23,6 +23,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors i
 # What Proxmox VE takes for the name of a snapshot, and the names that it keeps for itself.
 NAME = re.compile(r"[A-Za-z][\w-]{1,39}", re.ASCII)
 RESERVED = ("current", "vzdump")
+# Seconds that going back may take beyond the timeout. ext4 that was mounted when its snapshot was taken is mounted
+# again only after a wait (multi-mount protection), 44 to 50 seconds a volume, more than once for each.
+ROLLBACK = 1200
 Snapshot = dict[str, Any]
 
 
@@ -122,7 +125,12 @@ class LxcSnapshot(LxcRun):
             raise ProxmoxError(f"wanted to go back to the snapshot {name} of container {self.vmid}, found {there}")
         running = self.status() == "running"
         try:
-            self.act("POST", f"{self.path}/snapshot/{name}/rollback", start=True if running else None)
+            self.act(
+                "POST",
+                f"{self.path}/snapshot/{name}/rollback",
+                limit=self.params["timeout"] + ROLLBACK,
+                start=True if running else None,
+            )
         except TaskError as error:
             if "more recent snapshots" not in str(error):
                 raise
@@ -153,10 +161,10 @@ class LxcSnapshot(LxcRun):
         volumes = ", ".join(f"{key} on {text.partition(':')[0]}" for key, text in mounts.items())
         return f"{who} cannot have snapshots: one of its storages makes none ({volumes})"
 
-    def act(self, method: str, path: str, **params: Any) -> None:
-        """The one place where a change is made, and left out in check mode."""
+    def act(self, method: str, path: str, limit: float | None = None, **params: Any) -> None:
+        """The one place where a change is made, and left out in check mode; limit: as Proxmox.call has it."""
         if not self.check:
-            self.api.call(method, path, **params)
+            self.api.call(method, path, limit=limit, **params)
         self.changed = True
 
     def result(self, before: list[Snapshot], after: list[Snapshot]) -> dict[str, Any]:

@@ -81,7 +81,18 @@ def _missing_bridge(key: str, value: str) -> str | None:
     return f"bridge '{bridge[1]}' does not exist" if bridge and bridge[1] not in BRIDGES else None
 
 
+async def task(self: Any, node: str, kind: str, *rest: Any, **options: Any) -> str:
+    """The file system of a volume may not grow with it: a line in the log of a resize that ends well."""
+    upid: str = await TASK(self, node, kind, *rest, **options)
+    if kind == "resize" and getattr(self, "resize_fails", False):
+        self.tasks[upid]["log"].insert(0, f"Failed to update the container's filesystem: {RESIZE2FS}")
+    return upid
+
+
+RESIZE2FS = "command 'resize2fs /dev/pve/vm-130-disk-1' failed: exit code 1"
+TASK = FakePve.task
 UPDATE_CONFIG, START_STEPS = FakePve._update_config, FakePve._start_steps
 FakePve._routes_stricter = _routes_stricter
 FakePve._update_config = _update_config
 FakePve._start_steps = _start_steps
+FakePve.task = task

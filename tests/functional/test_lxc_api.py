@@ -524,6 +524,14 @@ def test_full_storage_is_the_tasks_word(pve: Any, run: Run) -> None:
     assert pve.ct(130).config["cores"] == 4
 
 
+def test_file_system_that_does_not_grow_fails_the_run(pve: Any, run: Run) -> None:
+    run(**WANTED)
+    pve.resize_fails = True
+    failed = run(**{**WANTED, "mounts": {"mp0": "local-lvm:30,mp=/models,backup=0"}, "cores": 1})
+    assert "mp0 of container 130 has 30G now, but its file system did not grow" in failed["msg"]
+    assert (failed["actions"], failed["changed"]) == (["grow"], True)
+
+
 def test_restart_only_when_allowed(pve: Any, run: Run) -> None:
     run(**WANTED)
     wanted = {**WANTED, "features": {"nesting": True, "keyctl": True}}

@@ -161,6 +161,33 @@ def test_root_volume_grows(over_api: Run) -> None:
         assert not run(**{**WANTED, "disk_gib": same})["changed"]
 
 
+def test_file_system_that_does_not_grow_is_told_and_tried_again(run: Run) -> None:
+    """To Proxmox VE the task has ended well, and the volume has its new size."""
+    flag = "/etc/pve-double/resize-fails"
+    wanted = {**WANTED, "mounts": {"mp0": {"volume": "local-lvm:1", "mp": "/models"}}}
+    run(**wanted)
+    bigger = {**wanted, "mounts": {"mp0": {"volume": "local-lvm:2", "mp": "/models"}}}
+    on_node("touch", flag)
+    try:
+        failed = run(**bigger)
+        assert (failed["failed"], failed["actions"]) == (True, ["grow"])
+        assert "mp0 of container 130 has 2G now, but its file system did not grow: Failed to update" in failed["msg"]
+        assert "`pct fsck 130 --device mp0`" in failed["msg"]
+        # Not taken for done: check mode and the next run say so too.
+        assert run(check=True, **bigger)["actions"] == ["grow"]
+        assert "has 2049M now" in run(**bigger)["msg"]
+    finally:
+        on_node("rm", "-f", flag)
+    foretold, grown = run(check=True, **bigger), run(**bigger)
+    assert (grown["actions"], grown["diff"]) == (["grow"], foretold["diff"])
+    assert "size=2050M" in grown["config"]["mp0"]
+    assert not run(**bigger)["changed"]
+    # Of a container that was made anew nothing is left to try.
+    destroy()
+    assert run(**bigger)["actions"] == ["create", "start"]
+    assert not run(**bigger)["changed"]
+
+
 def test_restart_when_allowed(over_api: Run) -> None:
     run = partial(over_api, lxc)
     run(**WANTED)
