@@ -37,19 +37,19 @@ def half_made(api: Proxmox, node: str, vmid: int, found: Found) -> None:
 
 def number_taken(api: Proxmox, node: str, vmid: int) -> None:
     """The number may belong to a virtual machine, or to a container of another node."""
-    guests = _guests(api, vmid)
-    for name, place, kind in guests:
+    found = guests(api, vmid)
+    for name, place, kind in found:
         if kind == "qemu":
             raise ProxmoxError(
                 f"wanted container {vmid}, found a virtual machine with that number, {name}on node {place}: take "
                 "another vmid"
             )
-    _on_this_node(node, vmid, guests)
+    _on_this_node(node, vmid, found)
 
 
 def elsewhere(api: Proxmox, node: str, vmid: int) -> None:
     """A container that is not on the node may have been made on another one, or have migrated there."""
-    _on_this_node(node, vmid, _guests(api, vmid))
+    _on_this_node(node, vmid, guests(api, vmid))
 
 
 def _on_this_node(node: str, vmid: int, guests: Iterable[tuple[str, str, str]]) -> None:
@@ -61,7 +61,7 @@ def _on_this_node(node: str, vmid: int, guests: Iterable[tuple[str, str, str]]) 
             )
 
 
-def _guests(api: Proxmox, vmid: int) -> list[tuple[str, str, str]]:
+def guests(api: Proxmox, vmid: int) -> list[tuple[str, str, str]]:
     """(name and a blank where it is known, node, lxc or qemu) of the guests of the cluster with that number."""
     if api.files:
         return [("", *place) for place in api.files.places(vmid)]

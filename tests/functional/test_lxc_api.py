@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import stricter_pve
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc, _proxmox
-from ansible_collections.homelab.llamacpp.plugins.modules import lxc
+from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_info
 from hypothesis import HealthCheck, given, settings
 from lxc_options import assert_foretold, some_runs
 
@@ -243,6 +243,18 @@ def test_guest_that_is_on_another_node(pve: Any, run: Run) -> None:
         assert pve.ct(vmid).node == node
     assert changes_made(pve) == []
     assert run(vmid=142, node="pve2", state="started")["status"] == "running"
+
+
+def test_info(pve: Any, run: Run, run_module: Callable[..., dict[str, Any]]) -> None:
+    info = partial(run_module, lxc_info)
+    assert (info()["status"], info()["config"], "elsewhere" in info()) == ("absent", {}, False)
+    run(**WANTED)
+    run(features={"nesting": True, "keyctl": True})
+    found = info()
+    assert (found["status"], found["config"]["hostname"], found["pending"]) == ("running", "llm", ["features"])
+    pve.add_ct(132, "far", node="pve2")
+    assert (info(vmid=132)["status"], info(vmid=132)["elsewhere"]) == ("absent", "pve2")
+    assert info(node="pve2", vmid=132)["status"] == "stopped"
 
 
 def test_half_made_container(pve: Any, run: Run) -> None:
