@@ -72,6 +72,7 @@ ROOT_ONLY = (
 USAGE = re.compile(r"(USAGE: )?pvesh (get|set|create|delete|ls|usage)\b|400 unable to parse option")
 # `cores: reason`, `net0.ip: reason`, `features.flying: reason`.
 REASON = re.compile(r"([A-Za-z][\w.\[\]-]*): ?(.*)")
+NOT_IN_SCHEMA = "property is not defined in schema"
 UNKNOWN = "this version of Proxmox VE has no such option"
 
 
@@ -121,7 +122,10 @@ def explain(text: str, status: int | None = None, errors: Mapping[str, str] | No
     unknown = re.findall(r"^Unknown option: (\S+)$", text, re.MULTILINE)
     if errors or unknown or "Parameter verification failed" in text:
         lines = "\n".join(f"{key}: {reason}" for key, reason in errors.items()) if errors else text
-        refused = {**parameter_errors(lines), **dict.fromkeys(unknown, UNKNOWN)}
+        refused = {
+            key: UNKNOWN if "." not in key and reason.startswith(NOT_IN_SCHEMA) else reason
+            for key, reason in {**parameter_errors(lines), **dict.fromkeys(unknown, UNKNOWN)}.items()
+        }
         reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(refused.items()))
         return ParameterError(f"Proxmox refuses {reasons or text}", refused)
     if "hostname lookup '" in text:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import socket
@@ -20,7 +21,8 @@ from typing import Any
 import pytest
 import stricter_pve
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc, _proxmox
-from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_info
+from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_info, lxc_snapshot
+from fakepve import schema
 from hypothesis import HealthCheck, given, settings
 from lxc_options import assert_foretold, some_runs
 
@@ -526,6 +528,77 @@ def test_volume_taken_back_and_grown(pve: Any, run: Run) -> None:
     assert (back["diff"], back["actions"]) == (foretold["diff"], foretold["actions"])
     assert not run(**bigger)["changed"]
     assert pve.ct(130).config["mp0"].endswith("size=30G")
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind", "volume", "snapshots"),
+    [
+        ("local-lvm", {"type": "lvmthin", "vgname": "pve", "thinpool": "data"}, "vm-130-disk-1", True),
+        ("local-zfs", {"type": "zfspool", "pool": "rpool/data"}, "subvol-130-disk-1", True),
+        ("ceph", {"type": "rbd", "pool": "rbd"}, "vm-130-disk-1", True),
+        ("nas", {"type": "nfs", "server": "192.0.2.5", "export": "/x"}, "130/vm-130-disk-1.raw", False),
+        ("thick", {"type": "lvm", "vgname": "data"}, "vm-130-disk-1", False),
+    ],
+)
+def test_storages_of_every_kind(
+    pve: Any, run: Run, run_module: Any, storage: str, kind: dict[str, str], volume: str, snapshots: bool
+) -> None:
+    """The names of volumes, their sizes and whether they have snapshots differ; a second run changes nothing of any."""
+    pve.storages[storage] = {"active": 1, "content": "images,rootdir", "files": set(), **kind}
+    wanted = {**WANTED, "storage": storage, "mounts": {"mp0": f"{storage}:20,mp=/models,backup=0"}}
+    foretold, made = run(check=True, **wanted), run(**wanted)
+    assert made["diff"] == foretold["diff"]
+    assert pve.ct(130).config["mp0"].startswith(f"{storage}:{volume},")
+    assert not run(**wanted)["changed"]
+    as_list = {**wanted, "mounts": [{"volume": f"{storage}:20", "mp": "/models", "backup": False}]}
+    assert not run(**as_list)["changed"]
+    bigger = {**wanted, "disk_gib": 9, "mounts": {"mp0": f"{storage}:1024,mp=/models,backup=0"}}
+    assert run(**bigger)["actions"] == ["grow"]
+    assert "size=1T" in pve.ct(130).config["mp0"]
+    for same in (bigger, wanted):
+        assert not run(**same)["changed"]
+    made = run_module(lxc_snapshot, name="before", if_unsupported="skip")
+    assert made["changed"] is snapshots
+    assert snapshots or f"mp0 on {storage}" in made["skipped_reason"]
+
+
+def test_volume_without_a_limit_is_left_alone(pve: Any, run: Run) -> None:
+    """A subvolume may have no size; growing it would give it a limit."""
+    pve.storages["local-zfs"] = {"type": "zfspool", "active": 1, "content": "rootdir", "files": set(), "pool": "rpool"}
+    wanted = {**WANTED, "mounts": {"mp0": "local-zfs:0,mp=/models"}}
+    run(**wanted)
+    assert not run(**wanted)["changed"]
+    pve.ct(130).config["mp0"] = "local-zfs:subvol-130-disk-1,mp=/models"
+    assert not run(**{**wanted, "mounts": {"mp0": "local-zfs:20,mp=/models"}})["changed"]
+
+
+@pytest.fixture
+def version_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema of Proxmox VE 8.4, as far as it lacks options of 9 for containers."""
+    paths = copy.deepcopy(schema.load().paths)
+    for path, method in (("/nodes/{node}/lxc", "POST"), ("/nodes/{node}/lxc/{vmid}/config", "PUT")):
+        options = paths[path][method]["parameters"]["properties"]
+        for name in ("entrypoint", "env"):
+            del options[name]
+        del options["net[n]"]["format"]["host-managed"]
+    older = schema.Schema(paths)
+    monkeypatch.setattr(schema, "load", lambda: older)
+
+
+@pytest.mark.usefixtures("version_8")
+def test_on_version_8(pve: Any, run: Run, run_module: Any) -> None:
+    """What the modules send by themselves both versions take; an option of 9 is named."""
+    foretold, made = run(check=True, **WANTED), run(**WANTED)
+    assert made["diff"] == foretold["diff"], made
+    assert not run(**WANTED)["changed"]
+    changed = {**WANTED, "cores": 2, "features": {"nesting": True, "keyctl": True}, "disk_gib": 9}
+    assert run(**changed, restart=True)["actions"] == ["grow", "configure", "restart"]
+    assert run_module(lxc_snapshot, name="before")["changed"]
+    refused = run(config={"entrypoint": "/bin/sh"})
+    assert "Proxmox refuses entrypoint: this version of Proxmox VE has no such option" in refused["msg"]
+    net = {"net0": {"name": "eth0", "bridge": "vmbr0", "host-managed": True}}
+    assert "host-managed" in run(net=net)["msg"]
+    assert run(state="absent", force=True)["actions"] == ["delete"]
 
 
 def test_full_storage_is_the_tasks_word(pve: Any, run: Run) -> None:
