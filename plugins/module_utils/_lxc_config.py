@@ -316,6 +316,8 @@ class Found:
                 running[key] = scalar(now)
             if then is not None:
                 config[key] = scalar(then)
+        for key in ("digest", "lock"):
+            running.pop(key, None)
         return cls(config, running, waiting, config.pop("digest", None), config.pop("lock", None))
 
     def grown(self, sizes: Mapping[str, str]) -> Found:

@@ -9,13 +9,21 @@ Uses the containers 130 to 139.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.modules import lxc
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox_here
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Found
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import ARGUMENT_SPEC, connect
+from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_snapshot
 from lab_node import NETWORK, TEMPLATE, WANTED, Run, destroy, in_guest, login, on_node, until_booted
+
+GUEST = "nodes/pve/lxc/130"
+NO_API = {name: spec.get("default") for name, spec in ARGUMENT_SPEC.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +43,8 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
     assert not made["failed"], made
     assert (made["actions"], made["status"]) == (foretold["actions"], "running")
     assert made["diff"] == foretold["diff"]
+    # A call of pvesh takes a second on a real node: template, storages, create and start.
+    assert len(made["calls"]) == 4
     assert "hwaddr=" in made["config"]["net0"]
 
     until_booted()
@@ -60,13 +70,43 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
     assert run(state="absent")["changed"] is False
 
 
+def test_files_of_the_node_say_what_the_api_says(
+    over_api: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configuration, digest, what waits, state, snapshots: of a guest that has all of it."""
+    run = partial(over_api, lxc)
+    mounts = {"mp0": {"volume": "local-lvm:1", "mp": "/models"}}
+    run(**WANTED, mounts=mounts, devices=[{"path": "/dev/full", "gid": 44}])
+    over_api(lxc_snapshot, name="before", description="größer: 100 %")
+    run(features={"nesting": True, "keyctl": True}, devices=[], nameserver=[], description="größer: 100 %\n#2\n")
+    api = connect({**NO_API, **login()}, lambda *_argv: (1, "", ""), None)[0]
+    monkeypatch.setattr(_proxmox_here, "PVE", str(tmp_path))
+    monkeypatch.setattr(_proxmox_here, "SOCKETS", str(tmp_path / "unix"))
+    folder = tmp_path / "nodes/pve/lxc"
+    folder.mkdir(parents=True)
+    (folder / "130.conf").write_text(on_node("cat /etc/pve/nodes/pve/lxc/130.conf"))
+    here = _proxmox_here.Here("pve", lambda *_argv: (1, "", ""))
+    found, told = (Found.parse(entries or []) for entries in (here.guest(130), api.call("GET", f"{GUEST}/pending")))
+    assert found == dataclasses.replace(told, digest=found.digest)
+    assert found.waiting == ["dev0", "features", "nameserver"]
+    assert found.digest == api.call("GET", f"{GUEST}/config")["digest"]
+    (tmp_path / "unix").write_text(on_node("cat /proc/net/unix"))
+    assert here.running(130) == (api.call("GET", f"{GUEST}/status/current")["status"] == "running")
+    listed = [entry for entry in api.call("GET", f"{GUEST}/snapshot") if entry["name"] != "current"]
+    read = [{key: entry.get(key) for key in listed[0]} for entry in here.snapshots(130) or []]
+    assert read == [{**entry, "snaptime": str(entry["snaptime"])} for entry in listed]
+    run(state="stopped")
+    (tmp_path / "unix").write_text(on_node("cat /proc/net/unix"))
+    assert not here.running(130)
+
+
 def test_drift_by_hand_is_put_right(run: Run) -> None:
     made = run(**WANTED)
     on_node("pvesh", "set", "/nodes/pve/lxc/130/config", "-cores", "2", "-tags", "by-hand", "-delete", "nameserver")
     foretold = run(check=True, **WANTED)
     assert json.loads(on_node("pvesh", "get", "/nodes/pve/lxc/130/config", "--output-format", "json"))["cores"] == 2
     mended = run(**WANTED)
-    assert mended["actions"] == ["configure"]
+    assert (mended["actions"], len(mended["calls"])) == (["configure"], 1)
     assert (mended["diff"], mended["restart_required"]) == (foretold["diff"], foretold["restart_required"])
     before, after = mended["diff"]["before"]["config"], mended["diff"]["after"]["config"]
     assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == {"cores", "tags", "nameserver"}
