@@ -28,6 +28,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors i
     UnreachableError,
     explain,
     lock_advice,
+    plain,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_here import Here
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import Https, Trust
@@ -205,7 +206,7 @@ class Proxmox:
             return
         if isinstance(explain(ended), LockedError):
             raise LockedError(ended)
-        raise TaskError(f"task {kind} of {guest} on {node} failed: {ended}\n" + "\n".join(log), log)
+        raise TaskError(plain([f"task {kind} of {guest} on {node} failed: {ended}", *log]), log)
 
     def _ended(self, upid: str, limit: float) -> str:
         """How a task ended, once it has. Raises TaskError for one that takes longer than the limit."""

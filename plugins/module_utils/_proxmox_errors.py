@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 
 class ProxmoxError(Exception):
@@ -72,6 +74,7 @@ ROOT_ONLY = (
 USAGE = re.compile(r"(USAGE: )?pvesh (get|set|create|delete|ls|usage)\b|400 unable to parse option")
 # `cores: reason`, `net0.ip: reason`, `features.flying: reason`.
 REASON = re.compile(r"([A-Za-z][\w.\[\]-]*): ?(.*)")
+LONGEST_LINE = 1000
 NOT_IN_SCHEMA = "property is not defined in schema"
 UNKNOWN = "this version of Proxmox VE has no such option"
 
@@ -104,10 +107,14 @@ def lock_advice(error: LockedError) -> str:
     return "if nothing is running any more, the lock is a left-over: `pct unlock` on the node takes it away"
 
 
+def plain(lines: Iterable[str]) -> str:
+    """Lines of foreign text for a message: no control characters, none without end."""
+    return "\n".join(printable(line, LONGEST_LINE) for line in lines)
+
+
 def explain(text: str, status: int | None = None, errors: Mapping[str, str] | None = None) -> ProxmoxError:
     """The error that Proxmox meant: pvesh gives only the text, HTTPS gives status and errors by key too."""
-    text = "\n".join(line for line in text.strip().splitlines() if not USAGE.match(line))
-    text = text.strip()
+    text = plain(line for line in text.strip().splitlines() if not USAGE.match(line)).strip()
     numbered = re.match(r"(\d{3}) ", text)
     if status is None and numbered:
         status = int(numbered.group(1))
@@ -123,7 +130,7 @@ def explain(text: str, status: int | None = None, errors: Mapping[str, str] | No
     if errors or unknown or "Parameter verification failed" in text:
         lines = "\n".join(f"{key}: {reason}" for key, reason in errors.items()) if errors else text
         refused = {
-            key: UNKNOWN if "." not in key and reason.startswith(NOT_IN_SCHEMA) else reason
+            key: UNKNOWN if "." not in key and reason.startswith(NOT_IN_SCHEMA) else printable(reason, LONGEST_LINE)
             for key, reason in {**parameter_errors(lines), **dict.fromkeys(unknown, UNKNOWN)}.items()
         }
         reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(refused.items()))

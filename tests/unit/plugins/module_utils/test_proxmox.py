@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 import pytest
@@ -228,6 +229,22 @@ def test_option_that_this_version_lacks() -> None:
     with pytest.raises(ParameterError) as caught:
         api(Shell((255, "", err))).call("PUT", "x")
     assert str(caught.value) == "Proxmox refuses entrypoint: this version of Proxmox VE has no such option"
+
+
+def test_text_of_the_node_is_no_more_than_text() -> None:
+    """Control characters of a log or an error do not reach a terminal, and no line is without end."""
+    bad = "\x1b]0;title\x07 \x9b31m" + "x" * 5000
+    for error in (
+        explain(bad),
+        explain("Parameter verification failed.", 400, {"net0": bad}),
+        explain(f"CT is locked (backup)\n{bad}"),
+    ):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", str(error))
+        assert len(str(error)) < 2000
+    shell = Shell((0, f'"{UPID}"', ""), status(bad), log(bad))
+    with pytest.raises(TaskError) as caught:
+        api(shell).call("POST", "x")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", str(caught.value))
 
 
 def test_no_word_at_all() -> None:
