@@ -144,6 +144,15 @@ class TestGuest:
         """systemd gets through; no unit fails."""
         assert booted() == "running"
 
+    def test_has_what_the_official_template_has(self) -> None:
+        """Packages by Debian's priorities, postfix, ifupdown2; units that Proxmox masks."""
+        assert booted() == "running"
+        packages = "postfix ifupdown2 isc-dhcp-client openssh-server man-db locales bash-completion systemd-timesyncd"
+        assert guest(f"dpkg --status {packages} >/dev/null && echo all") == "all"
+        for unit in ("sys-kernel-config.mount", "sys-kernel-debug.mount", "systemd-journald-audit.socket"):
+            assert node(f"lxc-attach -n {VMID} -- systemctl is-enabled {unit}").out == "masked"
+        assert guest("systemctl is-active networking postfix ssh").split() == ["active"] * 3
+
     def test_is_unprivileged(self) -> None:
         """Its root is user 100000 on the node."""
         assert guest("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
@@ -285,6 +294,8 @@ class TestRefusals:
         """Unshifted, with its own root."""
         create(OTHER, unprivileged=0)
         ok(f"pct start {OTHER}")
+        # Nobody gave it a password: none fits, and root is not locked.
+        assert guest("getent shadow root | cut -d: -f2", OTHER) == "*"
         assert booted(OTHER) == "running"
         assert guest("cat /proc/self/uid_map", OTHER).split() == ["0", "0", "4294967295"]
         assert node(f"pct destroy {OTHER}").err == f"unable to destroy CT {OTHER} - container is running"
