@@ -14,7 +14,7 @@ from .process import run
 
 LOCAL_CERTIFICATES = Path("usr/local/share/ca-certificates")
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
-DAILY = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer", "man-db.timer")
+DAILY = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer")
 
 
 def properties(value: str) -> dict[str, str]:
@@ -41,15 +41,17 @@ async def prepare(root: Path, password: str | None, keys: str | None) -> None:
         link = root / "etc/systemd/system" / timer
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
-    # Without one Proxmox writes *: no password fits, but root is not locked, as it is in the template.
-    written, kind = (password, []) if password else ("*", ["--encrypted"])
-    await run("chpasswd", *kind, "--root", str(root), input=f"root:{written}\n")
+    if password:
+        await run("chpasswd", "--root", str(root), input=f"root:{password}\n")
     if keys:
         folder = root / "root/.ssh"
         folder.mkdir(mode=0o700, exist_ok=True)
         file = folder / "authorized_keys"
         file.touch(0o600)
         file.write_text(keys.strip() + "\n")
+    if not password:
+        # Proxmox writes *: no password fits, but root is not locked, as it is in the template.
+        await run("chpasswd", "--encrypted", "--root", str(root), input="root:*\n")
     more = sorted((Path("/") / LOCAL_CERTIFICATES).glob("host-*.crt"))
     if more and (root / BUNDLE).exists():
         (root / LOCAL_CERTIFICATES).mkdir(parents=True, exist_ok=True)
