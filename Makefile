@@ -137,7 +137,7 @@ open-webui-lock: venv ## Pin what the role open_webui installs: make open-webui-
 	$(RUN) python tests/make_open_webui_lock.py $(VERSION) > roles/open_webui/files/requirements-$(VERSION).txt
 
 .PHONY: bench
-bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-scrapes bench-connection bench-site bench-update ## All benchmarks
+bench: bench-preset bench-gguf bench-plan bench-models bench-exporter bench-scrapes bench-connection bench-proxmox bench-site bench-update ## All benchmarks
 
 .PHONY: test-model-file-long
 test-model-file-long: venv ## A download killed twenty times at random moments; the short form is in make functional
@@ -150,6 +150,10 @@ test-stream: venv lab ## An answer of two minutes through the proxy; the short f
 .PHONY: bench-connection
 bench-connection: venv lab ## The pct connection against the incumbent and plain ssh
 	$(RUN) python tests/bench/connection.py
+
+.PHONY: bench-proxmox
+bench-proxmox: venv lab ## Calls and seconds of the Proxmox modules with a pvesh of 1 s: make bench-proxmox [REVISION=main]
+	$(RUN) python tests/bench/proxmox.py $(REVISION)
 
 .PHONY: bench-gguf
 bench-gguf: venv ## The header reader against PyPI's gguf, time and memory

@@ -322,7 +322,10 @@ class Connection(SshConnection):
 
     def _ask_status(self, mark: str) -> str:
         """What the node's shell runs so that `_why_not` knows."""
-        return f"{{ echo {mark} failed; {shlex.join([*self._sudo(), 'pct', 'status', self._vmid])}; exit 1; }} >&2"
+        status = shlex.join([*self._sudo(), "pct", "status", self._vmid])
+        # Of a container that the node does not have, the one that has it: it may have migrated.
+        places = f"ls -d /etc/pve/nodes/*/lxc/{shlex.quote(self._vmid)}.conf 2>/dev/null"
+        return f"{{ echo {mark} failed; {status} || {places}; exit 1; }} >&2"
 
     def _on_node(self, command: str) -> list[bytes]:
         return self._build_command(self.get_option("ssh_executable"), "ssh", "-T", self.host, command)
@@ -331,6 +334,12 @@ class Connection(SshConnection):
         """Why the guest could not be entered, from what its node said."""
         said, _mark, status = (part.strip() for part in to_text(err).partition(f"{mark} failed\n"))
         guest = f"guest {self._vmid} on node {self.host}"
+        elsewhere = re.search(r"^/etc/pve/nodes/([\w.-]+)/lxc/\d+\.conf$", status, re.MULTILINE)
+        if "does not exist" in status and elsewhere:
+            return (
+                f"There is no {guest}, node {elsewhere[1]} of the cluster has it: set ansible_host (and "
+                f"proxmox_lxc_node) to that node, or migrate the container back"
+            )
         if "does not exist" in status:
             return (
                 f"There is no {guest}: {status}. Check ansible_pct_vmid (or proxmox_lxc_vmid), and that ansible_host "

@@ -19,19 +19,24 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     growth,
     wanted_text,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_growth import (
+    a_little_more,
+    not_grown,
+    ungrown_volume,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_keys import as_keys, devices_as_keys
-from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import check_rights
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import Need, check_rights, on_storage
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_template import find_template
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
-from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
-    NotFoundError,
-    ProxmoxError,
-    TaskError,
-)
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import ProxmoxError, TaskError
 
 # Seconds that a new container may take to be seen by every part of the cluster.
 SETTLE = 10
+
+# The tasks that make, remake or resize a container's volumes.
+REMAKING = ("vzcreate", "vzrestore", "vzrollback", "resize")
 
 # Option -> key of the container's configuration, for values that are one key each.
 SCALARS = {
@@ -74,13 +79,18 @@ class Lxc(LxcRun):
     def __init__(self, params: dict[str, Any], check: bool, api: Proxmox, node: str) -> None:
         super().__init__(params, check, api, node)
         self.actions: list[str] = []
+        # A container that this run has made, as it was made.
+        self.made: Found | None = None
         self.warnings: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """What the module returns; raises ProxmoxError or ConfigError before or instead of a change."""
         found = self.find()
         if self.params["state"] == "absent":
-            return self.delete(found) if found else self.result("absent", "absent", {}, {}, [])
+            if found:
+                return self.delete(found)
+            guards.elsewhere(self.api, self.node, self.vmid)
+            return self.result("absent", "absent", {}, {}, [])
         wanted = self.wanted(found)
         return self.configure(found, wanted) if found else self.create(wanted)
 
@@ -109,13 +119,6 @@ class Lxc(LxcRun):
             wanted[key] = wanted_text(key, value)
         return wanted
 
-    def find(self) -> Found | None:
-        """The container, or None where it does not exist."""
-        try:
-            return Found.parse(self.api.call("GET", f"{self.path}/pending"))
-        except NotFoundError:
-            return None
-
     def rootfs(self) -> str | None:
         """The root volume, as `storage:GiB`."""
         size = self.params["disk_gib"]
@@ -143,7 +146,10 @@ class Lxc(LxcRun):
             storages.append(("ostemplate", template.storage, "vztmpl"))
         guards.storages_fit(self.api, self.node, storages)
         steps = ["create", *self.power_step("stopped", waiting=False)]
-        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1", steps)
+        more = [on_storage(self.params["storage"] or "local", "rootfs")] if not rootfs else []
+        if template.missing:
+            more.append(on_storage(template.storage, "download", "Datastore.AllocateTemplate"))
+        self.guard(Changes(settings, []), {}, settings["unprivileged"] == "1", steps, more)
         if template.missing:
             self.act("download", "POST", f"nodes/{self.node}/aplinfo", storage=template.storage, template=template.file)
         once = {
@@ -153,7 +159,8 @@ class Lxc(LxcRun):
             "ssh-public-keys": "\n".join(self.params["ssh_public_keys"] or []) or None,
         }
         self.act("create", "POST", f"nodes/{self.node}/lxc", **once, **settings)
-        if not self.check and not self.api.until(self.find, SETTLE):
+        self.made = None if self.check else self.api.until(self.find, SETTLE)
+        if not self.check and not self.made:
             raise ProxmoxError(
                 f"container {self.vmid} was made, but node {self.node} does not show it after {SETTLE} seconds: "
                 f"look at `pct config {self.vmid}` there, and run again"
@@ -163,21 +170,24 @@ class Lxc(LxcRun):
     def configure(self, found: Found, wanted: Wanted) -> dict[str, Any]:
         """Grow the volumes that are too small, put what differs, then restart, start or stop."""
         guards.half_made(self.api, self.node, self.vmid, found)
-        status = str(self.api.call("GET", f"{self.path}/status/current")["status"])
+        status = self.status()
         before = found.config
-        grow = growth({**wanted, "rootfs": self.rootfs()}, found)
+        grow = self.again(found, growth({**wanted, "rootfs": self.rootfs()}, found))
         found = found.grown(grow)
         change = changes(wanted, found.config, found.running)
         guards.protected_volumes(change, found)
         guards.storages_fit(self.api, self.node, guards.new_volumes(change.put))
-        waiting = change.waiting(found) if status == "running" else []
+        waiting = self.waiting(change, found) if status == "running" else []
         steps = [*(["grow"] if grow else []), *self.power_step(status, bool(waiting))]
-        self.guard(change, before, found.config.get("unprivileged") == "1", steps)
+        more = [on_storage(found.running[key].partition(":")[0], "grow") for key in grow]
+        self.guard(change, before, found.config.get("unprivileged") == "1", steps, more)
         digest = found.digest
         for key, size in grow.items():
-            self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
+            upid = self.act("grow", "PUT", f"{self.path}/resize", disk=key, size=size, digest=digest)
             # The volume's new size is in the configuration, which so is another one.
             digest = None
+            if upid:
+                self.check_grown(key, size, self.api.task_log(upid))
         if change:
             self.act(
                 "configure",
@@ -189,9 +199,57 @@ class Lxc(LxcRun):
             )
         return self.power(status, status, before, change.over(found.config), waiting)
 
-    def guard(self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str]) -> None:
+    def check_grown(self, key: str, size: str, log: list[str]) -> None:
+        """Raise ProxmoxError if the file system did not grow with its volume. Such a task has ended well."""
+        why = not_grown(log)
+        if why:
+            raise ProxmoxError(
+                f"{key} of container {self.vmid} has {size} now, but its file system did not grow: {printable(why)}. "
+                f"Shut the container down, check the file system (`pct fsck {self.vmid}"
+                f"{'' if key == 'rootfs' else f' --device {key}'}` on the node), and run again: "
+                + ("the next run grows it once more" if self.api.files else "then grow it by hand with `pct resize`")
+            )
+
+    def again(self, found: Found, grow: dict[str, str]) -> dict[str, str]:
+        """The volumes to grow, with one whose file system did not grow the last time: by a MiB."""
+        files = self.api.files
+        last = files.last_task(self.vmid, *REMAKING) if files else None
+        if not files or not last or last.split(":")[5] != "resize":
+            return grow
+        task = files.task(last)
+        key = ungrown_volume(task.log, found) if task else None
+        if not key or key in grow or not self.wants_size(key):
+            return grow
+        return {**grow, key: a_little_more(found.running[key])}
+
+    def wants_size(self, key: str) -> bool:
+        """Whether this run looks after the size of a volume."""
+        return self.params["disk_gib"] is not None if key == "rootfs" else self.params["mounts"] is not None
+
+    def waiting(self, change: Changes, found: Found) -> list[str]:
+        """The keys that a running container then takes only at its next start, its name included.
+
+        Proxmox VE takes a hostname for applied at once; the guest has it after its next start. On the node that is
+        seen later too.
+        """
+        keys = change.waiting(found)
+        name = found.config.get("hostname", "")
+        if self.params["hostname"] and self.api.files and "hostname" not in keys and name:
+            # A guest's own name is the first part of it.
+            now = self.api.files.hostname(self.vmid)
+            if now is not None and now.partition(".")[0] != name.partition(".")[0]:
+                keys = sorted([*keys, "hostname"])
+        return keys
+
+    def guard(
+        self, change: Changes, before: dict[str, str], unprivileged: bool, steps: list[str], more: list[Need]
+    ) -> None:
         """What the user may do and the node has, before anything changes."""
-        check_rights(self.api, self.vmid, change, before, unprivileged, steps)
+        check_rights(self.api, self.vmid, change, before, unprivileged, steps, more)
+        # On the node a look costs nothing. Elsewhere it is made before what would fail.
+        connects = bool({"create", "start", "restart"} & {*steps}) or (self.api.here and self.params["net"] is not None)
+        networks = change.over(before) if connects else change.put
+        guards.missing_bridges(self.api, self.node, networks)
         unseen = guards.missing_devices(self.api, self.node, [each["path"] for each in self.params["devices"] or []])
         if unseen and any(key.startswith("dev") for key in change.put):
             self.warnings.append(unseen)
@@ -248,7 +306,7 @@ class Lxc(LxcRun):
         guards.half_made(self.api, self.node, self.vmid, found)
         if found.config.get("protection", "0") != "0":
             raise ProxmoxError(f"not deleted: {self.name(found)} is protected. Set protection: false first")
-        status = str(self.api.call("GET", f"{self.path}/status/current")["status"])
+        status = self.status()
         running = status == "running"
         if running and not self.params["force"]:
             raise ProxmoxError(f"not deleted: {self.name(found)} is running. Set state: stopped first, or force: true")
@@ -256,12 +314,12 @@ class Lxc(LxcRun):
         self.act("delete", "DELETE", self.path, force=True if running else None, purge=True)
         return self.result(status, "absent", found.config, {}, [])
 
-    def act(self, action: str, method: str, path: str, **params: Any) -> None:
-        """The one place where a change is made, and left out in check mode."""
-        if not self.check:
-            self.api.call(method, path, **params)
+    def act(self, action: str, method: str, path: str, **params: Any) -> Any:
+        """The one place where a change is made, and left out in check mode. Returns what the API answers."""
+        answer = None if self.check else self.api.call(method, path, **params)
         if action not in self.actions:
             self.actions.append(action)
+        return answer
 
     # The answer
 
@@ -272,9 +330,10 @@ class Lxc(LxcRun):
         diff = {"before": self.side(before, config), "after": self.side(after, config_after)}
         if self.actions and not self.check and after != "absent":
             # Ask anew only after a change: what Proxmox made of it.
-            found = self.find()
+            found = self.made or self.find()
             if found:
-                config_after, waiting = found.config, found.waiting if after == "running" else []
+                named = [key for key in waiting if key == "hostname"]
+                config_after, waiting = found.config, sorted([*found.waiting, *named]) if after == "running" else []
         return {
             "changed": bool(self.actions),
             "diff": diff,

@@ -63,7 +63,8 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)")
 GIB = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 BOOLEANS = {"on": "1", "yes": "1", "true": "1", "off": "0", "no": "0", "false": "0"}
 # What a running container takes at once, as pve-container has it; every other change waits for a restart.
-HOT = re.compile(r"description|onboot|startup|protection|hostname|hookscript|cores|tags|cpulimit|cpuunits|swap|net\d+")
+# For Proxmox VE the hostname is such a one; the guest itself takes it at its start.
+HOT = re.compile(r"description|onboot|startup|protection|hookscript|cores|tags|cpulimit|cpuunits|swap|net\d+")
 HOT_SET = re.compile(r"memory")
 HOT_ADD = re.compile(r"(mp|dev)\d+")
 
@@ -145,12 +146,18 @@ def bind_source(key: str, text: str) -> str | None:
     return volume if volume.startswith("/") else None
 
 
-def _size_gib(text: str) -> float:
+def bridge_of(key: str, text: str) -> str | None:
+    """The bridge that a network joins, None for one without and for any other key."""
+    return parse_properties(key, text).get("bridge") if kind_of(key) is NET else None
+
+
+def size_gib(text: str) -> float:
+    """A size as Proxmox writes it, in GiB; 0 for none."""
     parts = SIZE.fullmatch(text)
     return float(parts.group(1)) * GIB[parts.group(2)] if parts else 0.0
 
 
-def _size_text(gib: float) -> str:
+def size_text(gib: float) -> str:
     """A size as Proxmox writes it, with the largest unit that needs no fraction."""
     return next(f"{gib / GIB[unit]:.0f}{unit}" for unit in "TGMK" if unit == "K" or not (gib / GIB[unit]) % 1)
 
@@ -277,8 +284,8 @@ def growth(wanted: Wanted, found: Found) -> dict[str, str]:
         # One whose removal waits for a restart is taken back, see merged.
         then = parse_properties(key, found.config.get(key, found.running.get(key, "")))
         # A volume without a size is one without a limit.
-        if now.get("volume") == then.get("volume") and 0 < _size_gib(now.get("size", "")) < float(new.group(2)):
-            grown[key] = _size_text(float(new.group(2)))
+        if now.get("volume") == then.get("volume") and 0 < size_gib(now.get("size", "")) < float(new.group(2)):
+            grown[key] = size_text(float(new.group(2)))
     return grown
 
 
@@ -309,6 +316,8 @@ class Found:
                 running[key] = scalar(now)
             if then is not None:
                 config[key] = scalar(then)
+        for key in ("digest", "lock"):
+            running.pop(key, None)
         return cls(config, running, waiting, config.pop("digest", None), config.pop("lock", None))
 
     def grown(self, sizes: Mapping[str, str]) -> Found:

@@ -14,6 +14,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config impor
     Changes,
     ConfigError,
     Found,
+    bridge_of,
     is_mount,
     new_volume,
 )
@@ -36,16 +37,61 @@ def half_made(api: Proxmox, node: str, vmid: int, found: Found) -> None:
 
 def number_taken(api: Proxmox, node: str, vmid: int) -> None:
     """The number may belong to a virtual machine, or to a container of another node."""
-    for guest in api.call("GET", "cluster/resources", type="vm") or []:
-        if int(guest.get("vmid", 0)) != vmid:
-            continue
-        name = f"{guest.get('name', 'no name')} on node {guest.get('node')}"
-        if guest.get("type") == "qemu":
+    found = guests(api, vmid)
+    for name, place, kind in found:
+        if kind == "qemu":
             raise ProxmoxError(
-                f"wanted container {vmid}, found a virtual machine with that number, {name}: take another vmid"
+                f"wanted container {vmid}, found a virtual machine with that number, {name}on node {place}: take "
+                "another vmid"
             )
-        if guest.get("node") != node:
-            raise ProxmoxError(f"wanted container {vmid} on node {node}, found {name}: set node: {guest.get('node')}")
+    _on_this_node(node, vmid, found)
+
+
+def elsewhere(api: Proxmox, node: str, vmid: int) -> None:
+    """A container that is not on the node may have been made on another one, or have migrated there."""
+    _on_this_node(node, vmid, guests(api, vmid))
+
+
+def _on_this_node(node: str, vmid: int, guests: Iterable[tuple[str, str, str]]) -> None:
+    for name, place, kind in guests:
+        if kind == "lxc" and place != node:
+            raise ProxmoxError(
+                f"wanted container {vmid} on node {node}, found {name}on node {place}: it was made there or has "
+                f"migrated. Set node: {place} (proxmox_lxc_node in the roles), or migrate it back"
+            )
+
+
+def guests(api: Proxmox, vmid: int) -> list[tuple[str, str, str]]:
+    """(name and a blank where it is known, node, lxc or qemu) of the guests of the cluster with that number."""
+    if api.files:
+        return [("", *place) for place in api.files.places(vmid)]
+    return [
+        (f"{guest.get('name', 'no name')} ", str(guest.get("node")), str(guest.get("type")))
+        for guest in api.call("GET", "cluster/resources", type="vm") or []
+        if int(guest.get("vmid", 0)) == vmid
+    ]
+
+
+def missing_bridges(api: Proxmox, node: str, config: Mapping[str, str]) -> None:
+    """Every network of these keys must join a bridge or an SDN vnet that the node has.
+
+    Proxmox VE creates a container with a bridge that does not exist, and writes one into the configuration of a stopped
+    container before it refuses it. Only the start fails.
+    """
+    wanted = {key: bridge for key, text in sorted(config.items()) if (bridge := bridge_of(key, text))}
+    if not wanted:
+        return
+    if api.files:
+        there = api.files.bridges()
+    else:
+        there = [str(entry["iface"]) for entry in api.call("GET", f"nodes/{node}/network", type="any_bridge") or []]
+    lacking = [f"{bridge} ({key})" for key, bridge in wanted.items() if bridge not in there]
+    if lacking:
+        raise ConfigError(
+            f"net: wanted the bridges {', '.join(lacking)}, node {node} has {', '.join(sorted(there)) or 'none'}"
+            f"{'' if api.files else ' that this user may see'}. Fix bridge, or create it on the node: in "
+            "/etc/network/interfaces, or as an SDN vnet that is applied"
+        )
 
 
 def protected_volumes(change: Changes, found: Found) -> None:
@@ -65,8 +111,8 @@ def missing_devices(api: Proxmox, node: str, paths: Iterable[str]) -> str | None
         return None
     if not api.here:
         return (
-            f"devices: from here it cannot be seen whether node {node} has {', '.join(paths)}; with one missing, the "
-            "container does not start"
+            f"devices: from here it cannot be seen whether node {node} has {', '.join(paths)}; with one missing, "
+            "Proxmox VE refuses the change, and the container does not start"
         )
     found = {path: _what_is(path) for path in paths}
     wrong = [f"{path} ({what})" for path, what in found.items() if what]

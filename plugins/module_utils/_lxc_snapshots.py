@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc_guards as guards
-from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Found, bind_source, is_mount
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import bind_source, is_mount
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_run import LxcRun
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import (
@@ -22,6 +23,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors i
 # What Proxmox VE takes for the name of a snapshot, and the names that it keeps for itself.
 NAME = re.compile(r"[A-Za-z][\w-]{1,39}", re.ASCII)
 RESERVED = ("current", "vzdump")
+# Seconds that going back may take beyond the timeout. ext4 that was mounted when its snapshot was taken is mounted
+# again only after a wait (multi-mount protection), 44 to 50 seconds a volume, more than once for each.
+ROLLBACK = 1200
 Snapshot = dict[str, Any]
 
 
@@ -54,8 +58,9 @@ class LxcSnapshot(LxcRun):
     def snapshots(self) -> list[Snapshot]:
         """The container's snapshots, oldest first."""
         try:
-            entries = self.api.call("GET", f"{self.path}/snapshot") or []
+            entries = self.entries()
         except NotFoundError:
+            guards.elsewhere(self.api, self.node, self.vmid)
             raise ProxmoxError(f"container {self.vmid} does not exist on node {self.node}: is vmid right?") from None
         found = [
             {
@@ -69,6 +74,15 @@ class LxcSnapshot(LxcRun):
             if entry["name"] != "current"
         ]
         return _in_order(found)
+
+    def entries(self) -> Sequence[Mapping[str, Any]]:
+        """The snapshots as the node lists them. Raises NotFoundError for a container that does not exist."""
+        if not self.api.files:
+            return self.api.call("GET", f"{self.path}/snapshot") or []
+        found = self.api.files.snapshots(self.vmid)
+        if found is None:
+            raise NotFoundError(f"container {self.vmid} does not exist")
+        return found
 
     def keep(self, name: str, before: list[Snapshot]) -> dict[str, Any]:
         """Make the snapshot where it is missing, and delete the oldest beyond those to keep."""
@@ -109,9 +123,14 @@ class LxcSnapshot(LxcRun):
         if name not in [each["name"] for each in before]:
             there = ", ".join(each["name"] for each in before) or "none"
             raise ProxmoxError(f"wanted to go back to the snapshot {name} of container {self.vmid}, found {there}")
-        running = self.api.call("GET", f"{self.path}/status/current")["status"] == "running"
+        running = self.status() == "running"
         try:
-            self.act("POST", f"{self.path}/snapshot/{name}/rollback", start=True if running else None)
+            self.act(
+                "POST",
+                f"{self.path}/snapshot/{name}/rollback",
+                limit=self.params["timeout"] + ROLLBACK,
+                start=True if running else None,
+            )
         except TaskError as error:
             if "more recent snapshots" not in str(error):
                 raise
@@ -123,7 +142,9 @@ class LxcSnapshot(LxcRun):
 
     def unsupported(self) -> str | None:
         """Why the container cannot have a snapshot, None when it can."""
-        found = Found.parse(self.api.call("GET", f"{self.path}/pending"))
+        found = self.find()
+        if not found:
+            raise ProxmoxError(f"container {self.vmid} does not exist on node {self.node} any more")
         guards.half_made(self.api, self.node, self.vmid, found)
         who = f"container {self.vmid} ({found.config.get('hostname', 'no name')}) on node {self.node}"
         # As it runs: a mount point that waits to go is still in the way.
@@ -140,10 +161,10 @@ class LxcSnapshot(LxcRun):
         volumes = ", ".join(f"{key} on {text.partition(':')[0]}" for key, text in mounts.items())
         return f"{who} cannot have snapshots: one of its storages makes none ({volumes})"
 
-    def act(self, method: str, path: str, **params: Any) -> None:
-        """The one place where a change is made, and left out in check mode."""
+    def act(self, method: str, path: str, limit: float | None = None, **params: Any) -> None:
+        """The one place where a change is made, and left out in check mode; limit: as Proxmox.call has it."""
         if not self.check:
-            self.api.call(method, path, **params)
+            self.api.call(method, path, limit=limit, **params)
         self.changed = True
 
     def result(self, before: list[Snapshot], after: list[Snapshot]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def find_template(api: Proxmox, node: str, wanted: str | None, download: bool) -
     file = newest(name, there)
     if file:
         return Template(storage, file, missing=False)
-    offered = sorted(str(entry["template"]) for entry in api.call("GET", f"nodes/{node}/aplinfo") or [] if download)
+    answer = (api.call("GET", f"nodes/{node}/aplinfo") or []) if download else []
+    offered = sorted(str(entry["template"]) for entry in answer)
     file = newest(name, offered)
     if file:
         return Template(storage, file, missing=True)

@@ -27,7 +27,10 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors i
     TaskError,
     UnreachableError,
     explain,
+    lock_advice,
+    plain,
 )
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_here import Here
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_https import Https, Trust
 
 # Seconds beyond the limit that a task gets, to end by its own limit and tell why.
@@ -119,7 +122,8 @@ class Proxmox:
 
     timeout: seconds that a task may take, and that another's lock is waited for.
     root: whether it is root@pam who asks, who alone may set some things; here: whether the node's files are this
-    machine's. calls: the requests made so far, as `METHOD path`; warnings: from tasks that ended with warnings.
+    machine's, and files: those files, where they can be read.
+    calls: the requests made so far, as `METHOD path`; warnings: from tasks that ended with warnings.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Proxmox:
         clock: Callable[[], float] = time.monotonic,
         root: bool = True,
         here: bool = False,
+        files: Here | None = None,
     ) -> None:
         self._transport = transport
         self._timeout = timeout
@@ -137,12 +142,14 @@ class Proxmox:
         self._clock = clock
         self.root = root
         self.here = here
+        self.files = files
         self.calls: list[str] = []
         self.warnings: list[str] = []
 
-    def call(self, method: str, path: str, /, **params: Any) -> Any:
+    def call(self, method: str, path: str, /, limit: float | None = None, **params: Any) -> Any:
         """The data of one API call; of a task its UPID, once it has ended well. None parameters are left out.
 
+        limit: seconds that the task may take instead of the timeout.
         Raises ProxmoxError or one of its kin. A change that meets a lock is tried again until the timeout.
         """
         sent = {key: as_text(value) for key, value in params.items() if value is not None}
@@ -151,15 +158,14 @@ class Proxmox:
             try:
                 data = self._request(method, path, sent)
                 if method != "GET" and isinstance(data, str) and data.startswith("UPID:"):
-                    self._wait(data)
+                    self._wait(data, self._timeout if limit is None else limit)
                 return data
             except LockedError as error:
                 if method == "GET":
                     raise
                 if self._clock() + LOCK_POLL > deadline:
                     raise LockedError(
-                        f"{error}. Waited {self._timeout:g} seconds for it; if nothing is running any more, the lock "
-                        "is a left-over: `pct unlock` on the node takes it away"
+                        f"{error}. Waited {self._timeout:g} seconds for it; {lock_advice(error)}"
                     ) from None
                 self._sleep(LOCK_POLL)
 
@@ -177,11 +183,36 @@ class Proxmox:
         except AccessError as error:
             raise AccessError(f"{method} {path}: {error}") from None
 
-    def _wait(self, upid: str) -> None:
+    def task_log(self, upid: str) -> list[str]:
+        """The lines of the log of a task that has ended."""
+        task = self.files.task(upid) if self.files else None
+        return task.log if task else self._ask_log(upid)
+
+    def _ask_log(self, upid: str) -> list[str]:
+        lines = self._request("GET", f"nodes/{upid.split(':')[1]}/tasks/{upid}/log", {"limit": "1000"}) or []
+        return [str(line.get("t", "")) for line in lines]
+
+    def _wait(self, upid: str, limit: float) -> None:
         """Wait for a task; one that did not end well raises TaskError, or LockedError when a lock was the reason."""
         _upid, node, _pid, _pstart, _start, kind, guest, *_user = upid.split(":")
+        # pvesh comes back when the task has ended.
+        task = self.files.task(upid) if self.files else None
+        ended = task.ended if task else self._ended(upid, limit)
+        if ended == "OK":
+            return
+        log = (task.log if task else self._ask_log(upid))[-LOG_LINES:]
+        if ended.startswith("WARNINGS"):
+            self.warnings += [line for line in log if line.upper().startswith("WARN")] or [ended]
+            return
+        if isinstance(explain(ended), LockedError):
+            raise LockedError(ended)
+        raise TaskError(plain([f"task {kind} of {guest} on {node} failed: {ended}", *log]), log)
+
+    def _ended(self, upid: str, limit: float) -> str:
+        """How a task ended, once it has. Raises TaskError for one that takes longer than the limit."""
+        _upid, node, _pid, _pstart, _start, kind, guest, *_user = upid.split(":")
         path = f"nodes/{node}/tasks/{upid}"
-        deadline = self._clock() + self._timeout + GRACE
+        deadline = self._clock() + limit + GRACE
         while True:
             try:
                 state = self._request("GET", f"{path}/status", {})
@@ -191,21 +222,10 @@ class Proxmox:
                     raise
                 state = {"status": "unknown"}
             if state["status"] == "stopped":
-                break
+                return str(state.get("exitstatus", "no exit status"))
             if self._clock() > deadline:
-                raise TaskError(f"task {kind} of {guest} is still running after {self._timeout:g} seconds: {upid}", [])
+                raise TaskError(f"task {kind} of {guest} is still running after {limit:g} seconds: {upid}", [])
             self._sleep(POLL)
-        ended = str(state.get("exitstatus", "no exit status"))
-        if ended == "OK":
-            return
-        lines = self._request("GET", f"{path}/log", {"limit": "1000"}) or []
-        log = [str(line.get("t", "")) for line in lines][-LOG_LINES:]
-        if ended.startswith("WARNINGS"):
-            self.warnings += [line for line in log if line.upper().startswith("WARN")] or [ended]
-            return
-        if isinstance(explain(ended), LockedError):
-            raise LockedError(ended)
-        raise TaskError(f"task {kind} of {guest} on {node} failed: {ended}\n" + "\n".join(log), log)
 
 
 def connect(params: Mapping[str, Any], run_command: RunCommand, pvesh: str | None) -> tuple[Proxmox, str]:
@@ -216,7 +236,9 @@ def connect(params: Mapping[str, Any], run_command: RunCommand, pvesh: str | Non
         if unused:
             raise ProxmoxError(f"{' and '.join(unused)} without api_host: add api_host, or leave them out to use pvesh")
         own = os.uname().nodename.split(".")[0]
-        return Proxmox(Pvesh(run_command, pvesh), timeout, here=node in (None, own)), node or own
+        here = node in (None, own)
+        files = Here.of(own, run_command) if here and pvesh else None
+        return Proxmox(Pvesh(run_command, pvesh), timeout, here=here, files=files), node or own
     if not node:
         raise ProxmoxError("api_host without node: over the API the node must be named")
     user, token_id, password = params["api_user"] or "", params["api_token_id"] or "", params["api_password"]

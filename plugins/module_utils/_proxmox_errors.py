@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 
 class ProxmoxError(Exception):
@@ -68,10 +70,51 @@ ROOT_ONLY = (
     "api_user root@pam and its password"
 )
 
+# What pvesh prints after an error, which explains nothing.
+USAGE = re.compile(r"(USAGE: )?pvesh (get|set|create|delete|ls|usage)\b|400 unable to parse option")
+# `cores: reason`, `net0.ip: reason`, `features.flying: reason`.
+REASON = re.compile(r"([A-Za-z][\w.\[\]-]*): ?(.*)")
+LONGEST_LINE = 1000
+NOT_IN_SCHEMA = "property is not defined in schema"
+UNKNOWN = "this version of Proxmox VE has no such option"
+
+
+def parameter_errors(text: str) -> dict[str, str]:
+    """Key -> reason, from the lines that Proxmox explains refused parameters with.
+
+    A key of a property has a dot (`net0.ip`). A line without a key continues the reason before it.
+    """
+    found: dict[str, str] = {}
+    key = None
+    for line in text.splitlines():
+        named = REASON.match(line)
+        if named:
+            key = named.group(1)
+            found[key] = named.group(2).strip()
+        elif key and line.strip():
+            found[key] = f"{found[key]} {line.strip()}".strip()
+    return found
+
+
+def lock_advice(error: LockedError) -> str:
+    """What to do about a lock that does not go away: one in the configuration can be a left-over, a file's cannot."""
+    file = re.search(r"can't lock file '([^']+)'", str(error))
+    if file:
+        return (
+            f"a process on the node holds that file as long as it works on the container: `fuser -v {file.group(1)}` "
+            "shows which. Wait for it, then run again; `pct unlock` does nothing about it"
+        )
+    return "if nothing is running any more, the lock is a left-over: `pct unlock` on the node takes it away"
+
+
+def plain(lines: Iterable[str]) -> str:
+    """Lines of foreign text for a message: no control characters, none without end."""
+    return "\n".join(printable(line, LONGEST_LINE) for line in lines)
+
 
 def explain(text: str, status: int | None = None, errors: Mapping[str, str] | None = None) -> ProxmoxError:
     """The error that Proxmox meant: pvesh gives only the text, HTTPS gives status and errors by key too."""
-    text = "\n".join(line for line in text.strip().splitlines() if not line.startswith("pvesh "))
+    text = plain(line for line in text.strip().splitlines() if not USAGE.match(line)).strip()
     numbered = re.match(r"(\d{3}) ", text)
     if status is None and numbered:
         status = int(numbered.group(1))
@@ -83,11 +126,15 @@ def explain(text: str, status: int | None = None, errors: Mapping[str, str] | No
         return AccessError(f"{text}. {ROOT_ONLY}." if re.search(r"root@pam|[Oo]nly root", text) else text)
     if status == 401:
         return LoginError(text)
-    if errors or "Parameter verification failed" in text:
-        if not errors:
-            errors = dict(re.findall(r"^([\w-]+): (.+)$", text, re.MULTILINE))
-        reasons = "; ".join(f"{key}: {reason.strip()}" for key, reason in sorted(errors.items()))
-        return ParameterError(f"Proxmox refuses {reasons or text}", errors)
+    unknown = re.findall(r"^Unknown option: (\S+)$", text, re.MULTILINE)
+    if errors or unknown or "Parameter verification failed" in text:
+        lines = "\n".join(f"{key}: {reason}" for key, reason in errors.items()) if errors else text
+        refused = {
+            key: UNKNOWN if "." not in key and reason.startswith(NOT_IN_SCHEMA) else printable(reason, LONGEST_LINE)
+            for key, reason in {**parameter_errors(lines), **dict.fromkeys(unknown, UNKNOWN)}.items()
+        }
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(refused.items()))
+        return ParameterError(f"Proxmox refuses {reasons or text}", refused)
     if "hostname lookup '" in text:
         return UnreachableError(f"the cluster knows no such node: {text}. Is node right?")
     if status in (595, 596):

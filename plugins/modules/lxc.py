@@ -16,9 +16,12 @@ description:
   - Puts only what differs. An option that is not given is left as it is; one that is given is wanted whole, so that
     a property that it does not name is taken away. What Proxmox VE makes up itself is kept (the MAC address of a
     network, the volume behind C(storage:size)). An empty value takes a setting away.
-  - What cannot work is refused before anything changes, such as a device that the node does not have, a storage that
-    holds no containers, or settings that the user or token may not set, all of them named at once.
-  - A run that finds everything in place makes two API calls.
+  - What cannot work is refused before anything changes, such as a device, a bridge or an SDN vnet that the node does
+    not have, a storage that holds no containers, or settings that the user or token may not set, all of them named at
+    once.
+  - On the node itself, configuration and state are read from the node's files, since a call of C(pvesh) takes a second.
+    A run that finds everything in place makes no API call there. Over HTTPS it makes two.
+  - A container that is on another node of the cluster, such as one that has migrated, is an error that names its node.
   - There is no option for a root password. On the node it would stand in the argument list of C(pvesh), where every
     user can read it. Use O(ssh_public_keys), or C(pct enter).
 extends_documentation_fragment:
@@ -72,10 +75,14 @@ options:
   disk_gib:
     description:
       - Size of the root volume in GiB. A smaller one is grown, a larger one is left as it is.
+      - A volume whose file system does not grow with it fails the run. On the node the next run grows the volume by
+        another MiB, so that Proxmox VE grows the file system too.
     type: float
   hostname:
     description:
       - Name of the container. With O(state=absent), a container of another name is not deleted.
+      - A running container takes another name at its next start, and RV(pending) says so until then. After the run that
+        changed it that is only seen on the node itself.
     type: str
   cores:
     description: Number of cores that the container may use.
@@ -116,7 +123,7 @@ options:
       - Devices of the node that the container gets. The list is whole, devices that it does not name are taken away,
         an empty list takes all away. Without it devices are left alone.
       - On the node itself each must be there before anything changes. Over the API that cannot be seen beforehand, and
-        Proxmox VE refuses the change or the start.
+        Proxmox VE refuses the change. Only where one goes missing later does the start fail.
     type: list
     elements: dict
     suboptions:

@@ -41,6 +41,9 @@ options:
       - V(absent) deletes it. The others stay.
       - V(rolled_back) makes the container what it was at the snapshot, in any case. What came after is lost. A running
         container is stopped for it, and started again.
+      - Going back to a snapshot that was made while the container ran takes a minute or two for each volume with ext4,
+        since ext4 waits before it is mounted again (multi-mount protection). O(timeout) is exceeded by up to 20 minutes
+        for it. Snapshots of stopped containers, and other file systems, take seconds.
     type: str
     choices: [present, absent, rolled_back]
     default: present

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import socket
@@ -20,7 +21,8 @@ from typing import Any
 import pytest
 import stricter_pve
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _lxc, _proxmox
-from ansible_collections.homelab.llamacpp.plugins.modules import lxc
+from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_info, lxc_snapshot
+from fakepve import schema
 from hypothesis import HealthCheck, given, settings
 from lxc_options import assert_foretold, some_runs
 
@@ -203,7 +205,8 @@ def test_stop_and_absent(pve: Any, run: Run) -> None:
     assert deleted["diff"]["before"]["config"]["hostname"] == "llm"
     assert pve.ct(130) is None
     again = run(state="absent")
-    assert (again["changed"], again["calls"]) == (False, ["GET nodes/pve1/lxc/130/pending"])
+    assert not again["changed"]
+    assert again["calls"] == ["GET nodes/pve1/lxc/130/pending", "GET cluster/resources"]
 
 
 def test_absent_refuses_what_it_was_not_meant_for(pve: Any, run: Run) -> None:
@@ -227,8 +230,33 @@ def test_number_of_a_virtual_machine_or_of_another_node(pve: Any, run: Run) -> N
     pve.add_vm(131, "windows")
     pve.add_ct(132, "far", node="pve2")
     assert "found a virtual machine with that number, windows on node pve1" in run(**{**WANTED, "vmid": 131})["msg"]
-    assert "set node: pve2" in run(**{**WANTED, "vmid": 132})["msg"]
+    assert "Set node: pve2" in run(**{**WANTED, "vmid": 132})["msg"]
     assert changes_made(pve) == []
+
+
+def test_guest_that_is_on_another_node(pve: Any, run: Run) -> None:
+    """In a cluster it may have been made there, or have migrated: told in every state, and nothing is made."""
+    for node in ("pve2", "pve3"):
+        pve.add_ct(int(node[-1]) + 140, "far", node=node)
+    for vmid, node in ((142, "pve2"), (143, "pve3")):
+        for options in ({}, {"state": "absent", "force": True}, {**WANTED, "hostname": "far"}):
+            failed = run(**{**options, "vmid": vmid})
+            assert f"Set node: {node}" in failed["msg"]
+        assert pve.ct(vmid).node == node
+    assert changes_made(pve) == []
+    assert run(vmid=142, node="pve2", state="started")["status"] == "running"
+
+
+def test_info(pve: Any, run: Run, run_module: Callable[..., dict[str, Any]]) -> None:
+    info = partial(run_module, lxc_info)
+    assert (info()["status"], info()["config"], "elsewhere" in info()) == ("absent", {}, False)
+    run(**WANTED)
+    run(features={"nesting": True, "keyctl": True})
+    found = info()
+    assert (found["status"], found["config"]["hostname"], found["pending"]) == ("running", "llm", ["features"])
+    pve.add_ct(132, "far", node="pve2")
+    assert (info(vmid=132)["status"], info(vmid=132)["elsewhere"]) == ("absent", "pve2")
+    assert info(node="pve2", vmid=132)["status"] == "stopped"
 
 
 def test_half_made_container(pve: Any, run: Run) -> None:
@@ -358,7 +386,13 @@ def test_user_without_rights(pve: Any, run: Run) -> None:
     pve.users["bob@pve"] = "pw"
     pve.grant("bob@pve", "/", "VM.Audit", "Datastore.Audit")
     failed = run(**WANTED, api_user="bob@pve", api_password="pw")
-    for lacking in ("VM.Allocate (features, unprivileged, create)", "VM.Config.CPU (cores)", "VM.PowerMgmt (start)"):
+    for lacking in (
+        "VM.Allocate on /vms/130 (features, unprivileged, create)",
+        "VM.Config.CPU on /vms/130 (cores)",
+        "VM.PowerMgmt on /vms/130 (start)",
+        "SDN.Use on /sdn/zones/localnetwork/vmbr0 (net0)",
+        "Datastore.AllocateSpace on /storage/local-lvm (mp0, rootfs)",
+    ):
         assert lacking in failed["msg"]
     assert changes_made(pve) == []
     # All but the start: told before the change, not after it.
@@ -366,10 +400,10 @@ def test_user_without_rights(pve: Any, run: Run) -> None:
     run(**{**WANTED, "state": "present"})
     pve.requests.clear()
     failed = run(cores=2, state="started", api_user="bob@pve", api_password="pw")
-    assert "wanted the privileges VM.PowerMgmt (start) on /vms/130" in failed["msg"]
+    assert "wanted the privileges VM.PowerMgmt on /vms/130 (start)" in failed["msg"]
     assert changes_made(pve) == []
     assert run(cores=2, api_user="bob@pve", api_password="pw")["changed"]
-    assert "VM.Allocate (delete)" in run(state="absent", api_user="bob@pve", api_password="pw")["msg"]
+    assert "VM.Allocate on /vms/130 (delete)" in run(state="absent", api_user="bob@pve", api_password="pw")["msg"]
 
 
 def test_wrong_password_and_token(run: Run) -> None:
@@ -496,12 +530,91 @@ def test_volume_taken_back_and_grown(pve: Any, run: Run) -> None:
     assert pve.ct(130).config["mp0"].endswith("size=30G")
 
 
+@pytest.mark.parametrize(
+    ("storage", "kind", "volume", "snapshots"),
+    [
+        ("local-lvm", {"type": "lvmthin", "vgname": "pve", "thinpool": "data"}, "vm-130-disk-1", True),
+        ("local-zfs", {"type": "zfspool", "pool": "rpool/data"}, "subvol-130-disk-1", True),
+        ("ceph", {"type": "rbd", "pool": "rbd"}, "vm-130-disk-1", True),
+        ("nas", {"type": "nfs", "server": "192.0.2.5", "export": "/x"}, "130/vm-130-disk-1.raw", False),
+        ("thick", {"type": "lvm", "vgname": "data"}, "vm-130-disk-1", False),
+    ],
+)
+def test_storages_of_every_kind(
+    pve: Any, run: Run, run_module: Any, storage: str, kind: dict[str, str], volume: str, snapshots: bool
+) -> None:
+    """The names of volumes, their sizes and whether they have snapshots differ; a second run changes nothing of any."""
+    pve.storages[storage] = {"active": 1, "content": "images,rootdir", "files": set(), **kind}
+    wanted = {**WANTED, "storage": storage, "mounts": {"mp0": f"{storage}:20,mp=/models,backup=0"}}
+    foretold, made = run(check=True, **wanted), run(**wanted)
+    assert made["diff"] == foretold["diff"]
+    assert pve.ct(130).config["mp0"].startswith(f"{storage}:{volume},")
+    assert not run(**wanted)["changed"]
+    as_list = {**wanted, "mounts": [{"volume": f"{storage}:20", "mp": "/models", "backup": False}]}
+    assert not run(**as_list)["changed"]
+    bigger = {**wanted, "disk_gib": 9, "mounts": {"mp0": f"{storage}:1024,mp=/models,backup=0"}}
+    assert run(**bigger)["actions"] == ["grow"]
+    assert "size=1T" in pve.ct(130).config["mp0"]
+    for same in (bigger, wanted):
+        assert not run(**same)["changed"]
+    made = run_module(lxc_snapshot, name="before", if_unsupported="skip")
+    assert made["changed"] is snapshots
+    assert snapshots or f"mp0 on {storage}" in made["skipped_reason"]
+
+
+def test_volume_without_a_limit_is_left_alone(pve: Any, run: Run) -> None:
+    """A subvolume may have no size; growing it would give it a limit."""
+    pve.storages["local-zfs"] = {"type": "zfspool", "active": 1, "content": "rootdir", "files": set(), "pool": "rpool"}
+    wanted = {**WANTED, "mounts": {"mp0": "local-zfs:0,mp=/models"}}
+    run(**wanted)
+    assert not run(**wanted)["changed"]
+    pve.ct(130).config["mp0"] = "local-zfs:subvol-130-disk-1,mp=/models"
+    assert not run(**{**wanted, "mounts": {"mp0": "local-zfs:20,mp=/models"}})["changed"]
+
+
+@pytest.fixture
+def version_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema of Proxmox VE 8.4, as far as it lacks options of 9 for containers."""
+    paths = copy.deepcopy(schema.load().paths)
+    for path, method in (("/nodes/{node}/lxc", "POST"), ("/nodes/{node}/lxc/{vmid}/config", "PUT")):
+        options = paths[path][method]["parameters"]["properties"]
+        for name in ("entrypoint", "env"):
+            del options[name]
+        del options["net[n]"]["format"]["host-managed"]
+    older = schema.Schema(paths)
+    monkeypatch.setattr(schema, "load", lambda: older)
+
+
+@pytest.mark.usefixtures("version_8")
+def test_on_version_8(pve: Any, run: Run, run_module: Any) -> None:
+    """What the modules send by themselves both versions take; an option of 9 is named."""
+    foretold, made = run(check=True, **WANTED), run(**WANTED)
+    assert made["diff"] == foretold["diff"], made
+    assert not run(**WANTED)["changed"]
+    changed = {**WANTED, "cores": 2, "features": {"nesting": True, "keyctl": True}, "disk_gib": 9}
+    assert run(**changed, restart=True)["actions"] == ["grow", "configure", "restart"]
+    assert run_module(lxc_snapshot, name="before")["changed"]
+    refused = run(config={"entrypoint": "/bin/sh"})
+    assert "Proxmox refuses entrypoint: this version of Proxmox VE has no such option" in refused["msg"]
+    net = {"net0": {"name": "eth0", "bridge": "vmbr0", "host-managed": True}}
+    assert "host-managed" in run(net=net)["msg"]
+    assert run(state="absent", force=True)["actions"] == ["delete"]
+
+
 def test_full_storage_is_the_tasks_word(pve: Any, run: Run) -> None:
     run(**WANTED)
     pve.fail("PUT", "/nodes/pve1/lxc/130/resize", 500, "not enough space")
     failed = run(**{**WANTED, "disk_gib": 9, "cores": 1})
     assert ("not enough space" in failed["msg"], failed["actions"]) == (True, [])
     assert pve.ct(130).config["cores"] == 4
+
+
+def test_file_system_that_does_not_grow_fails_the_run(pve: Any, run: Run) -> None:
+    run(**WANTED)
+    pve.resize_fails = True
+    failed = run(**{**WANTED, "mounts": {"mp0": "local-lvm:30,mp=/models,backup=0"}, "cores": 1})
+    assert "mp0 of container 130 has 30G now, but its file system did not grow" in failed["msg"]
+    assert (failed["actions"], failed["changed"]) == (["grow"], True)
 
 
 def test_restart_only_when_allowed(pve: Any, run: Run) -> None:
@@ -589,6 +702,28 @@ def test_template_is_found_or_downloaded(pve: Any, run: Run) -> None:
     assert "to download: debian-13-standard_13.1-2_amd64.tar.zst, debian-13-standard_13.10-1" in unknown["msg"]
 
 
+def test_list_of_downloads_is_left_alone_where_nothing_may_be_downloaded(pve: Any, run: Run) -> None:
+    wanted = {**WANTED, "ostemplate": "local:vztmpl/debian-12-standard", "download_template": False}
+    assert "found on storage local" in run(**wanted)["msg"]
+    assert not [path for _method, path, _body in pve.requests if "aplinfo" in path]
+
+
+def test_new_container_is_read_once(pve: Any, run: Run) -> None:
+    made = run(**WANTED)
+    # Before and after the create; a start changes nothing of it.
+    assert made["calls"].count("GET nodes/pve1/lxc/130/pending") == 2
+
+
+def test_hostname_of_a_running_container_waits_for_a_restart(pve: Any, run: Run) -> None:
+    run(**WANTED)
+    foretold, changed = run(check=True, hostname="other"), run(hostname="other")
+    assert (changed["pending"], changed["restart_required"]) == (["hostname"], True)
+    assert (foretold["pending"], foretold["diff"]) == (changed["pending"], changed["diff"])
+    assert run(hostname="third", restart=True)["actions"] == ["configure", "restart"]
+    run(state="stopped")
+    assert run(hostname="fourth")["pending"] == []
+
+
 def test_download_that_fails_makes_nothing(pve: Any, run: Run) -> None:
     pve.fail("POST", "/nodes/pve1/aplinfo", 500, "checksum of the download is wrong")
     failed = run(**{**WANTED, "ostemplate": "local:vztmpl/debian-12-standard"})
@@ -611,6 +746,29 @@ def test_storages_are_looked_at_first(pve: Any, run: Run) -> None:
     run(**WANTED)
     pve.requests.clear()
     assert "mp1: wanted a storage for rootdir" in run(mounts={"mp1": "local:4,mp=/x"}, cores=1)["msg"]
+    assert changes_made(pve) == []
+
+
+def test_bridges_are_looked_at_first(pve: Any, run: Run) -> None:
+    """Proxmox VE creates a container with a bridge that does not exist, and writes one before it refuses it."""
+    other = {"net": {"net0": {"name": "eth0", "bridge": "vmbr9", "ip": "dhcp"}}}
+    for check in (True, False):
+        failed = run(check, **{**WANTED, **other})
+        assert "wanted the bridges vmbr9 (net0), node pve1 has vmbr0, vmbr1, vmbr2" in failed["msg"]
+    assert changes_made(pve) == []
+    run(**{**WANTED, "state": "stopped"})
+    for state in ("stopped", "started"):
+        run(state=state)
+        pve.requests.clear()
+        for check in (True, False):
+            assert "wanted the bridges vmbr9 (net0)" in run(check, **{**other, "state": state, "cores": 1})["msg"]
+        assert changes_made(pve) == []
+        assert "vmbr0" in pve.ct(130).config["net0"]
+    # One that was written by hand, and that a run does not ask for: told before the start.
+    run(state="stopped")
+    pve.ct(130).config["net1"] = "name=eth1,bridge=vmbr8,hwaddr=BC:24:11:00:00:02,type=veth"
+    pve.requests.clear()
+    assert "wanted the bridges vmbr8 (net1)" in run(state="started", cores=1)["msg"]
     assert changes_made(pve) == []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import stricter_pve
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox
 from ansible_collections.homelab.llamacpp.plugins.modules import lxc_snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -202,3 +203,20 @@ def test_check_mode_foretells_any_run(pve: Any, run: Run, steps: list[dict[str, 
             assert options["name"] in names(real)
         if options.get("state") != "rolled_back":
             assert not run(**options)["changed"]
+
+
+@pytest.mark.fakepve(time_scale=0.05)
+def test_rollback_may_take_minutes(pve: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ext4 waits before it is mounted again, for each volume; a make and a deletion keep the time limit."""
+    run(name="before")
+    monkeypatch.setattr(_proxmox, "GRACE", 0)
+    pve.ct_secs["rollback"] = 60
+    assert run(name="before", state="rolled_back", timeout=1)["changed"]
+    pve.ct_secs["snapshot"] = 6000
+    assert "still running after 1 seconds" in run(name="after", timeout=1)["msg"]
+
+
+def test_guest_that_has_migrated(pve: Any, run: Run) -> None:
+    pve.add_ct(132, "far", node="pve2")
+    assert "found far on node pve2" in run(vmid=132, name="before")["msg"]
+    assert run(vmid=132, node="pve2", name="before")["changed"]

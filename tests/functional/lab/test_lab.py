@@ -144,6 +144,15 @@ class TestGuest:
         """systemd gets through; no unit fails."""
         assert booted() == "running"
 
+    def test_has_what_the_official_template_has(self) -> None:
+        """Packages by Debian's priorities, postfix, ifupdown2; units that Proxmox masks."""
+        assert booted() == "running"
+        packages = "postfix ifupdown2 isc-dhcp-client openssh-server man-db locales bash-completion systemd-timesyncd"
+        assert guest(f"dpkg --status {packages} >/dev/null && echo all") == "all"
+        for unit in ("sys-kernel-config.mount", "sys-kernel-debug.mount", "systemd-journald-audit.socket"):
+            assert node(f"lxc-attach -n {VMID} -- systemctl is-enabled {unit}").out == "masked"
+        assert guest("systemctl is-active networking postfix ssh").split() == ["active"] * 3
+
     def test_is_unprivileged(self) -> None:
         """Its root is user 100000 on the node."""
         assert guest("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
@@ -285,6 +294,8 @@ class TestRefusals:
         """Unshifted, with its own root."""
         create(OTHER, unprivileged=0)
         ok(f"pct start {OTHER}")
+        # Nobody gave it a password: none fits, and root is not locked.
+        assert guest("getent shadow root | cut -d: -f2", OTHER) == "*"
         assert booted(OTHER) == "running"
         assert guest("cat /proc/self/uid_map", OTHER).split() == ["0", "0", "4294967295"]
         assert node(f"pct destroy {OTHER}").err == f"unable to destroy CT {OTHER} - container is running"
@@ -317,6 +328,21 @@ class TestRefusals:
         assert refused.rc != 0
         assert refused.err.startswith("400 Parameter verification failed.\ndev2: ")
 
+    @pytest.mark.usefixtures("container")
+    def test_words_of_refused_options(self) -> None:
+        """An option that the schema lacks is unknown to pvesh itself; a usage line follows, the status says nothing."""
+        refused = node(f"pvesh set /nodes/pve/lxc/{VMID}/config -flying 1")
+        assert refused.err.splitlines() == [
+            "Unknown option: flying",
+            "400 unable to parse option",
+            "pvesh set <api_path> [OPTIONS] [FORMAT_OPTIONS]",
+        ]
+        refused = node(f"pvesh set /nodes/pve/lxc/{VMID}/config -net1 name=eth1,bridge=vmbr0,ip=300.1.1.1/24")
+        assert "\nnet1.ip: " in refused.err
+        statuses = {node(f"pvesh set /nodes/pve/lxc/{VMID}/config -cores many").rc for _try in range(20)}
+        assert statuses <= {1, 2, 255}
+        assert len(statuses) > 1
+
     def test_template_that_is_not_there(self) -> None:
         """The task fails, and nothing of the container stays."""
         refused = node(
@@ -331,6 +357,23 @@ class TestRefusals:
         create(OTHER, "-net1 name=eth1,bridge=vmbr9")
         assert node(f"pct start {OTHER}").err == "bridge 'vmbr9' does not exist"
         ok(f"pct destroy {OTHER}")
+
+    def test_bridge_that_is_not_there_is_written(self) -> None:
+        """Of a stopped container the file is written before the PUT fails; a running one takes nothing of a PUT."""
+        create(OTHER)
+        set_config = f"pvesh set /nodes/pve/lxc/{OTHER}/config"
+        refused = node(f"{set_config} -net0 name=eth0,bridge=vmbr9 -cores 2")
+        assert (refused.rc != 0, refused.err) == (True, "bridge 'vmbr9' does not exist")
+        assert "bridge=vmbr9" in config(OTHER)["net0"]
+        assert config(OTHER)["cores"] == 2
+        ok(f"{set_config} -net0 name=eth0,bridge=vmbr0,ip=manual")
+        ok(f"pct start {OTHER}")
+        before = config(OTHER)
+        refused = node(f"{set_config} -net1 name=eth1,bridge=vmbr9 -cores 3 -delete features")
+        assert "net1: unable to hotplug net1: bridge 'vmbr9' does not exist" in refused.err
+        assert config(OTHER) == before
+        assert "pending" not in ok(f"pvesh get /nodes/pve/lxc/{OTHER}/pending --output-format json")
+        ok(f"pct destroy {OTHER} --force 1")
 
     @pytest.mark.usefixtures("container")
     def test_token_of_root_may_not_pass_a_device(self) -> None:

@@ -9,13 +9,21 @@ Uses the containers 130 to 139.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.modules import lxc
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _proxmox_here
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Found
+from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import ARGUMENT_SPEC, connect
+from ansible_collections.homelab.llamacpp.plugins.modules import lxc, lxc_snapshot
 from lab_node import NETWORK, TEMPLATE, WANTED, Run, destroy, in_guest, login, on_node, until_booted
+
+GUEST = "nodes/pve/lxc/130"
+NO_API = {name: spec.get("default") for name, spec in ARGUMENT_SPEC.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +43,8 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
     assert not made["failed"], made
     assert (made["actions"], made["status"]) == (foretold["actions"], "running")
     assert made["diff"] == foretold["diff"]
+    # A call of pvesh takes a second on a real node: template, storages, create and start.
+    assert len(made["calls"]) == 4
     assert "hwaddr=" in made["config"]["net0"]
 
     until_booted()
@@ -46,7 +56,8 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
 
     again = run(**WANTED)
     assert not again["changed"], again["diff"]
-    assert len(again["calls"]) <= 2
+    # The node's own files tell all of it.
+    assert again["calls"] == []
     assert again["restart_required"] is False
 
     assert "is running" in run(state="absent")["msg"]
@@ -59,13 +70,43 @@ def test_from_nothing_to_a_running_guest_and_back(run: Run) -> None:
     assert run(state="absent")["changed"] is False
 
 
+def test_files_of_the_node_say_what_the_api_says(
+    over_api: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configuration, digest, what waits, state, snapshots: of a guest that has all of it."""
+    run = partial(over_api, lxc)
+    mounts = {"mp0": {"volume": "local-lvm:1", "mp": "/models"}}
+    run(**WANTED, mounts=mounts, devices=[{"path": "/dev/full", "gid": 44}])
+    over_api(lxc_snapshot, name="before", description="größer: 100 %")
+    run(features={"nesting": True, "keyctl": True}, devices=[], nameserver=[], description="größer: 100 %\n#2\n")
+    api = connect({**NO_API, **login()}, lambda *_argv: (1, "", ""), None)[0]
+    monkeypatch.setattr(_proxmox_here, "PVE", str(tmp_path))
+    monkeypatch.setattr(_proxmox_here, "SOCKETS", str(tmp_path / "unix"))
+    folder = tmp_path / "nodes/pve/lxc"
+    folder.mkdir(parents=True)
+    (folder / "130.conf").write_text(on_node("cat /etc/pve/nodes/pve/lxc/130.conf"))
+    here = _proxmox_here.Here("pve", lambda *_argv: (1, "", ""))
+    found, told = (Found.parse(entries or []) for entries in (here.guest(130), api.call("GET", f"{GUEST}/pending")))
+    assert found == dataclasses.replace(told, digest=found.digest)
+    assert found.waiting == ["dev0", "features", "nameserver"]
+    assert found.digest == api.call("GET", f"{GUEST}/config")["digest"]
+    (tmp_path / "unix").write_text(on_node("cat /proc/net/unix"))
+    assert here.running(130) == (api.call("GET", f"{GUEST}/status/current")["status"] == "running")
+    listed = [entry for entry in api.call("GET", f"{GUEST}/snapshot") if entry["name"] != "current"]
+    read = [{key: entry.get(key) for key in listed[0]} for entry in here.snapshots(130) or []]
+    assert read == [{**entry, "snaptime": str(entry["snaptime"])} for entry in listed]
+    run(state="stopped")
+    (tmp_path / "unix").write_text(on_node("cat /proc/net/unix"))
+    assert not here.running(130)
+
+
 def test_drift_by_hand_is_put_right(run: Run) -> None:
     made = run(**WANTED)
     on_node("pvesh", "set", "/nodes/pve/lxc/130/config", "-cores", "2", "-tags", "by-hand", "-delete", "nameserver")
     foretold = run(check=True, **WANTED)
     assert json.loads(on_node("pvesh", "get", "/nodes/pve/lxc/130/config", "--output-format", "json"))["cores"] == 2
     mended = run(**WANTED)
-    assert mended["actions"] == ["configure"]
+    assert (mended["actions"], len(mended["calls"])) == (["configure"], 1)
     assert (mended["diff"], mended["restart_required"]) == (foretold["diff"], foretold["restart_required"])
     before, after = mended["diff"]["before"]["config"], mended["diff"]["after"]["config"]
     assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == {"cores", "tags", "nameserver"}
@@ -84,6 +125,21 @@ def test_change_that_waits_for_a_restart(run: Run) -> None:
     assert run(**wanted)["pending"] == []
 
 
+def test_hostname_waits_for_a_restart(run: Run) -> None:
+    """Proxmox VE takes it for applied at once. The guest has its old name, in this run and in the next."""
+    run(**WANTED)
+    until_booted()
+    wanted = {**WANTED, "hostname": "lxc-other"}
+    foretold, changed = run(check=True, **wanted), run(**wanted)
+    assert foretold["pending"] == changed["pending"] == ["hostname"]
+    assert in_guest("hostname").strip() == "lxc-test"
+    again = run(**wanted)
+    assert (again["changed"], again["pending"], again["calls"]) == (False, ["hostname"], [])
+    assert run(**wanted, restart=True)["actions"] == ["restart"]
+    assert run(**wanted)["restart_required"] is False
+    assert in_guest("hostname").strip() == "lxc-other"
+
+
 def test_device_reaches_the_guest_with_owner_and_mode(run: Run) -> None:
     made = run(**WANTED, devices=[{"path": "/dev/full", "gid": 44, "mode": "0640"}])
     assert not made["failed"], made
@@ -100,6 +156,25 @@ def test_device_that_the_node_lacks_is_refused_before_anything_changes(run: Run)
     run(**{**WANTED, "state": "present"})
     refused = run(**{**WANTED, "cores": 2}, devices=devices)
     assert (refused["actions"], refused["failed"]) == ([], True)
+
+
+def test_bridge_that_the_node_lacks_is_refused_before_anything_changes(run: Run) -> None:
+    """Proxmox VE writes it, fails, and then finds nothing to change; and it creates a container with it."""
+    net = {"net0": {**WANTED["net"]["net0"], "bridge": "vmbr9"}}
+    for check in (True, False):
+        failed = run(check, **{**WANTED, "net": net})
+        assert "wanted the bridges vmbr9 (net0), node pve has vmbr0" in failed["msg"]
+    assert "130" not in on_node("lxc-ls", "-1").split()
+    run(**{**WANTED, "state": "present"})
+    for _time in range(2):
+        refused = run(net=net, cores=2)
+        assert (refused["failed"], refused["actions"]) == (True, [])
+    assert "bridge=vmbr0" in on_node("pct", "config", "130")
+    # Written by hand, or by another tool: found and told, not taken for done.
+    on_node("pvesh", "set", "/nodes/pve/lxc/130/config", "-net0", "name=eth0,bridge=vmbr9", check=False)
+    assert "bridge=vmbr9" in on_node("pct", "config", "130")
+    assert "wanted the bridges vmbr9 (net0)" in run(net={"net0": "name=eth0,bridge=vmbr9"})["msg"]
+    assert run(**WANTED)["status"] == "running"
 
 
 def test_start_that_fails_tells_why_and_the_next_run_goes_on(run: Run) -> None:
@@ -124,6 +199,33 @@ def test_root_volume_grows(over_api: Run) -> None:
     assert "size=5G" in on_node("pct", "config", "130")
     for same in (5, 4):
         assert not run(**{**WANTED, "disk_gib": same})["changed"]
+
+
+def test_file_system_that_does_not_grow_is_told_and_tried_again(run: Run) -> None:
+    """To Proxmox VE the task has ended well, and the volume has its new size."""
+    flag = "/etc/pve-double/resize-fails"
+    wanted = {**WANTED, "mounts": {"mp0": {"volume": "local-lvm:1", "mp": "/models"}}}
+    run(**wanted)
+    bigger = {**wanted, "mounts": {"mp0": {"volume": "local-lvm:2", "mp": "/models"}}}
+    on_node("touch", flag)
+    try:
+        failed = run(**bigger)
+        assert (failed["failed"], failed["actions"]) == (True, ["grow"])
+        assert "mp0 of container 130 has 2G now, but its file system did not grow: Failed to update" in failed["msg"]
+        assert "`pct fsck 130 --device mp0`" in failed["msg"]
+        # Not taken for done: check mode and the next run say so too.
+        assert run(check=True, **bigger)["actions"] == ["grow"]
+        assert "has 2049M now" in run(**bigger)["msg"]
+    finally:
+        on_node("rm", "-f", flag)
+    foretold, grown = run(check=True, **bigger), run(**bigger)
+    assert (grown["actions"], grown["diff"]) == (["grow"], foretold["diff"])
+    assert "size=2050M" in grown["config"]["mp0"]
+    assert not run(**bigger)["changed"]
+    # Of a container that was made anew nothing is left to try.
+    destroy()
+    assert run(**bigger)["actions"] == ["create", "start"]
+    assert not run(**bigger)["changed"]
 
 
 def test_restart_when_allowed(over_api: Run) -> None:
@@ -168,6 +270,17 @@ def test_refusals_before_any_change(run: Run) -> None:
     assert "no such node" in run(**WANTED, node="nowhere")["msg"]
     assert "Proxmox refuses cores" in run(**{**WANTED, "cores": 100000})["msg"]
     assert "130" not in on_node("lxc-ls", "-1").split()
+
+
+def test_refused_property_is_explained(run: Run) -> None:
+    """Proxmox explains a property in a line of its own, with a dot in its key."""
+    net = {"net0": {**WANTED["net"]["net0"], "ip": "300.0.2.1/24"}}
+    assert "net0.ip: " in run(**{**WANTED, "net": net})["msg"]
+    run(**{**WANTED, "state": "present"})
+    assert "features" in run(features={"nesting": True, "flying": True})["msg"]
+    assert (
+        "Proxmox refuses nonsense: this version of Proxmox VE has no such option" in run(config={"nonsense": 1})["msg"]
+    )
 
 
 def test_the_same_container_over_the_api(run: Run) -> None:

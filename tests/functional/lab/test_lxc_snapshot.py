@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -72,3 +73,20 @@ def test_bind_mount_forbids(snapshot: Run, over_api: Run) -> None:
     assert (skipped["changed"], skipped["skipped_reason"]) == (False, failed["msg"])
     # Proxmox would have said so only after the fact, and without the reason.
     assert "snapshot feature is not available" in on_node("pct", "snapshot", "130", "before", "2>&1", "||", "true")
+
+
+def test_rollback_waits_for_each_volume_that_was_mounted(snapshot: Run) -> None:
+    """The double as slow as ext4's multi-mount protection, for snapshots of a running container alone."""
+    seconds = 3
+    snapshot(name="hot")
+    on_node(f"echo {seconds} >/etc/pve-double/mmp-seconds")
+    try:
+        begun = time.monotonic()
+        assert snapshot(name="hot", state="rolled_back")["changed"]
+        assert time.monotonic() - begun >= 2 * seconds
+        on_node("pct", "stop", "130")
+        snapshot(name="cold")
+    finally:
+        on_node("rm -f /etc/pve-double/mmp-seconds")
+    assert "130-hot" in on_node("ls /etc/pve-double/hot-snapshots")
+    assert "130-cold" not in on_node("ls /etc/pve-double/hot-snapshots")

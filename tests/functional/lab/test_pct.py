@@ -233,6 +233,16 @@ def test_guest_does_not_exist(connect: Connect) -> None:
         connect(proxmox_lxc_vmid=MISSING).exec_command("true")
 
 
+def test_guest_that_has_migrated(connect: Connect) -> None:
+    """The message names the node of the cluster that has it."""
+    on_node(f"mkdir -p /etc/pve/nodes/pve2/lxc && touch /etc/pve/nodes/pve2/lxc/{MISSING}.conf")
+    try:
+        with pytest.raises(AnsibleConnectionFailure, match=rf"no guest {MISSING} .*node pve2 of the cluster has it"):
+            connect(proxmox_lxc_vmid=MISSING).exec_command("true")
+    finally:
+        on_node("rm -r /etc/pve/nodes/pve2")
+
+
 def test_node_cannot_be_reached(connect: Connect) -> None:
     with pytest.raises(AnsibleConnectionFailure, match=r"via ssh: "):
         connect(ansible_port=2).exec_command("true")

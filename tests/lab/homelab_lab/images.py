@@ -48,7 +48,7 @@ TRIXIE = Image("debian-13-standard_13.1-2_amd64", "debian-13-standard", base="tr
 # For what needs Python 3.11.
 BOOKWORM = Image("debian-12-standard_12.12-1_amd64", "debian-13-standard", base="bookworm", on_demand=True)
 FORKY = Image("debian-14-forky-llama_14.0-1_amd64", "debian-14-forky-llama", base="forky")
-NODE = Image("node", "node", base=TRIXIE.name)
+NODE = Image("node", "node", base="trixie")
 FORKY_LLAMA = Image("forky-llama", "forky-llama", base=FORKY.name, folder=True)
 IMAGES = {image.name: image for image in (TRIXIE, BOOKWORM, FORKY, NODE, FORKY_LLAMA)}
 # What a guest can be made from, offered on the node as storage local.

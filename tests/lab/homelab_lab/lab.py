@@ -51,6 +51,7 @@ def up(settings: Settings) -> None:
     with locked(settings):
         if is_up(settings) and answers(settings):
             update(settings)
+            pace(settings)
             if not all(images.is_current(settings, image) for image in (images.NODE, *images.TEMPLATES)):
                 print(
                     "lab: an image's recipe has changed since it was built; lab down and lab up bring the new one",
@@ -65,6 +66,7 @@ def up(settings: Settings) -> None:
         network.up(settings)
         power_on(settings)
         wait_until_ready(settings)
+        pace(settings)
         print(f"lab: up: node {settings.node} at {settings.address}")
 
 
@@ -206,6 +208,13 @@ def update(settings: Settings) -> None:
             f"the doubles on the node could not be updated: {done.stderr.decode().strip()}; lab down && lab up does it"
         )
     print("lab: the doubles on the node are now this checkout's")
+
+
+def pace(settings: Settings) -> None:
+    """Make the doubles as slow as asked for; without that, as fast as they are."""
+    for name, seconds in (("pvesh-seconds", settings.pvesh_seconds), ("mmp-seconds", settings.mmp_seconds)):
+        file = f"/etc/pve-double/{name}"
+        run(*settings.ssh(f"echo {seconds:g} >{file}" if seconds else f"rm -f {file}"))
 
 
 def gpu(settings: Settings, *machine: str) -> int:

@@ -30,6 +30,9 @@ class Settings:
     mirror: str
     gpu_mib: int
     disk_gib: int
+    # Seconds that a call of pvesh takes, and that a rollback waits for each volume, as on a real node.
+    pvesh_seconds: float
+    mmp_seconds: float
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -49,6 +52,8 @@ class Settings:
             network = ipaddress.IPv4Network(env("HOMELAB_LAB_NETWORK", "198.18.77.0/24"))
             gpu_mib = int(env("HOMELAB_LAB_GPU_MIB", "160"))
             disk_gib = int(env("HOMELAB_LAB_DISK_GIB", "40"))
+            pvesh_seconds = float(env("HOMELAB_LAB_PVESH_SECONDS", "0"))
+            mmp_seconds = float(env("HOMELAB_LAB_MMP_SECONDS", "0"))
         except ValueError as error:
             raise LabError(f"a HOMELAB_LAB_* variable is not what it should be: {error}") from None
         if network.prefixlen > 24:
@@ -63,6 +68,8 @@ class Settings:
             mirror=env("HOMELAB_LAB_MIRROR", "http://deb.debian.org/debian"),
             gpu_mib=gpu_mib,
             disk_gib=disk_gib,
+            pvesh_seconds=pvesh_seconds,
+            mmp_seconds=mmp_seconds,
         )
 
     @property

@@ -18,6 +18,14 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# The packages that Debian itself installs by priority, apart from those that Proxmox leaves out of its templates, and
+# from ifupdown, which the base has and ifupdown2 replaces.
+standard_packages() {
+  apt-cache dumpavail |
+    awk '/^Package: /{name = $2} /^Priority: (required|important|standard)$/{print name}' |
+    grep -Ev '^ifupdown$|exim|selinux|semanage|policycoreutils' | sort -u
+}
+
 # A guest gets its name, its name servers and its ssh host keys when it is created; what the build machine left is not it.
 forget_identity() {
   rm -f /etc/hostname /etc/ssh/ssh_host_*

@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_config import Changes
-from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import PRIVILEGES, STEPS, check_rights
+from ansible_collections.homelab.llamacpp.plugins.module_utils._lxc_rights import (
+    PRIVILEGES,
+    STEPS,
+    check_rights,
+    on_storage,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox import Proxmox
 from ansible_collections.homelab.llamacpp.plugins.module_utils._proxmox_errors import AccessError
 
-EVERY = ("VM.Config.Options", *STEPS.values(), *(privilege for _keys, privilege in PRIVILEGES))
+EVERY = (
+    "VM.Config.Options",
+    "SDN.Use",
+    "Datastore.AllocateSpace",
+    *STEPS.values(),
+    *(privilege for _keys, privilege in PRIVILEGES),
+)
 
 
 class Permissions:
@@ -24,8 +35,8 @@ class Permissions:
         self.held = held
 
     def request(self, _method: str, path: str, params: Any) -> Any:
-        assert (path, params) == ("access/permissions", {"path": "/vms/130"})
-        return {"/vms/130": dict.fromkeys(self.held, 1)}
+        assert path == "access/permissions"
+        return {params["path"]: dict.fromkeys(self.held, 1)}
 
 
 def api(held: tuple[str, ...] = EVERY, root: bool = False) -> Proxmox:
@@ -67,8 +78,9 @@ def test_privileges_that_are_lacking_are_told_together() -> None:
         check_rights(
             api(held=("VM.Config.Memory", "VM.Config.Network")), 130, change, before, True, ["grow", "restart"]
         )
-    assert "VM.Config.CPU (cores, cpulimit), VM.Config.Disk (mp1, grow), VM.Config.Options (tags)" in str(caught.value)
-    assert "VM.PowerMgmt (restart) on /vms/130" in str(caught.value)
+    for told in ("CPU on /vms/130 (cores, cpulimit)", "Disk on /vms/130 (mp1, grow)", "Options on /vms/130 (tags)"):
+        assert f"VM.Config.{told}" in str(caught.value)
+    assert "VM.PowerMgmt on /vms/130 (restart)" in str(caught.value)
     assert "VM.Config.Memory" not in str(caught.value)
 
 
@@ -76,3 +88,35 @@ def test_nothing_to_do_asks_for_no_privileges() -> None:
     node = api(held=())
     check_rights(node, 130, Changes({}, []), {}, True, [])
     assert node.calls == []
+
+
+class Tree(Permissions):
+    """A transport of somebody who holds these privileges on these paths."""
+
+    def __init__(self, **held: str) -> None:
+        self.tree = held
+
+    def request(self, _method: str, _path: str, params: Any) -> Any:
+        return {params["path"]: {privilege: 1 for privilege, path in self.tree.items() if path == params["path"]}}
+
+
+def test_bridges_storages_and_privileged_containers_need_their_own() -> None:
+    put = {"net0": "name=eth0,bridge=vmbr1,tag=5", "net1": "name=eth1,bridge=lan", "mp0": "fast:8,mp=/x"}
+    before = {"net0": "name=eth0,bridge=vmbr0"}
+    more = [on_storage("slow", "grow"), on_storage("local", "download", "Datastore.AllocateTemplate")]
+    with pytest.raises(AccessError) as caught:
+        check_rights(api(held=("VM.Config.Network",)), 130, Changes(put, []), before, False, ["create"], more)
+    for told in (
+        "SDN.Use on /sdn/zones/localnetwork/vmbr0 (net0)",
+        "SDN.Use on /sdn/zones/localnetwork/vmbr1 (net0)",
+        "Datastore.AllocateSpace on /storage/fast (mp0)",
+        "Datastore.AllocateSpace on /storage/slow (grow)",
+        "Datastore.AllocateTemplate on /storage/local (download)",
+        "Sys.Modify on / (a privileged container)",
+    ):
+        assert told in str(caught.value)
+    assert "lan" not in str(caught.value)
+    # The right to one VLAN of a bridge is enough for it.
+    tagged = Changes({"net0": "name=eth0,bridge=vmbr1,tag=5"}, [])
+    held = {"VM.Config.Network": "/vms/130", "SDN.Use": "/sdn/zones/localnetwork/vmbr1/5"}
+    check_rights(Proxmox(Tree(**held), root=False), 130, tagged, {}, True, [])

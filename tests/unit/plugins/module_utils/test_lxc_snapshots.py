@@ -68,7 +68,9 @@ def test_of_one_second_a_child_comes_after_its_parent() -> None:
 
 def test_no_such_container() -> None:
     class Missing:
-        def request(self, _method: str, _path: str, _params: Any) -> Any:
+        def request(self, _method: str, path: str, _params: Any) -> Any:
+            if path == "cluster/resources":
+                return [{"vmid": 131, "node": "pve2", "type": "lxc"}, {"vmid": 130, "node": "pve", "type": "qemu"}]
             raise NotFoundError("Configuration file 'nodes/pve/lxc/130.conf' does not exist")
 
     with pytest.raises(ProxmoxError, match="container 130 does not exist on node pve: is vmid right"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 import pytest
@@ -142,6 +143,16 @@ def test_lock_is_retried_then_told() -> None:
         api(Shell(locked), timeout=5).call("GET", "x")
 
 
+def test_advice_fits_the_lock() -> None:
+    """`pct unlock` takes a lock out of the configuration; a lock file belongs to a process."""
+    file = (255, "", "can't lock file '/run/lock/lxc/pve-config-130.lock' - got timeout\n")
+    with pytest.raises(LockedError, match=r"`fuser -v /run/lock/lxc/pve-config-130\.lock` shows which") as caught:
+        api(Shell(*[file] * 9), timeout=3).call("PUT", "x")
+    assert "`pct unlock` does nothing" in str(caught.value)
+    with pytest.raises(LockedError, match=r"`pct unlock` on the node takes it away"):
+        api(Shell(*[(255, "", "CT is locked (backup)\n")] * 9), timeout=3).call("PUT", "x")
+
+
 def test_what_comes_late_is_asked_for_again() -> None:
     answers = [None, None, "there"]
     assert api(Shell()).until(lambda: answers.pop(0), 10) == "there"
@@ -189,6 +200,51 @@ def test_bad_parameters_are_told_by_key_and_the_usage_is_not() -> None:
         api(Shell((255, "", err))).call("PUT", "x")
     assert set(caught.value.errors) == {"cores", "memory"}
     assert "pvesh set" not in str(caught.value)
+
+
+@pytest.mark.parametrize("over", ["pvesh", "https"])
+def test_every_line_of_refused_parameters_is_shown(over: str) -> None:
+    """The line that explains a property has a key with a dot."""
+    net = "invalid format - format error\nnet0.ip: invalid format - value does not look like a valid ipv4 address\n\n"
+    features = "invalid format - format error\nfeatures.flying: property is not defined\n  in schema\n\n"
+    if over == "pvesh":
+        err = f"400 Parameter verification failed.\nfeatures: {features}net0: {net}pvesh set <api_path> [OPTIONS]\n"
+        with pytest.raises(ParameterError) as caught:
+            api(Shell((1, "", err))).call("PUT", "x")
+        found: Exception = caught.value
+    else:
+        found = explain("Parameter verification failed.", 400, {"net0": net, "features": features})
+    assert isinstance(found, ParameterError)
+    assert str(found) == (
+        "Proxmox refuses features: invalid format - format error; "
+        "features.flying: property is not defined in schema; "
+        "net0: invalid format - format error; "
+        "net0.ip: invalid format - value does not look like a valid ipv4 address"
+    )
+    assert set(found.errors) == {"features", "features.flying", "net0", "net0.ip"}
+
+
+def test_option_that_this_version_lacks() -> None:
+    err = "Unknown option: entrypoint\n400 unable to parse option\npvesh set <api_path> [OPTIONS] [FORMAT_OPTIONS]\n"
+    with pytest.raises(ParameterError) as caught:
+        api(Shell((255, "", err))).call("PUT", "x")
+    assert str(caught.value) == "Proxmox refuses entrypoint: this version of Proxmox VE has no such option"
+
+
+def test_text_of_the_node_is_no_more_than_text() -> None:
+    """Control characters of a log or an error do not reach a terminal, and no line is without end."""
+    bad = "\x1b]0;title\x07 \x9b31m" + "x" * 5000
+    for error in (
+        explain(bad),
+        explain("Parameter verification failed.", 400, {"net0": bad}),
+        explain(f"CT is locked (backup)\n{bad}"),
+    ):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", str(error))
+        assert len(str(error)) < 2000
+    shell = Shell((0, f'"{UPID}"', ""), status(bad), log(bad))
+    with pytest.raises(TaskError) as caught:
+        api(shell).call("POST", "x")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", str(caught.value))
 
 
 def test_no_word_at_all() -> None:

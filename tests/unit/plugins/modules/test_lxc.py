@@ -44,6 +44,8 @@ class Node:
             return 0, json.dumps([{"template": "other.tar"}]), ""
         if path.endswith("/storage"):
             return 0, json.dumps([{"storage": name, "content": "rootdir,vztmpl"} for name in ("nas", "local")]), ""
+        if path.endswith("/network"):
+            return 0, json.dumps([{"iface": "vmbr0", "type": "bridge"}]), ""
         if path == "/cluster/resources":
             return 0, "[]", ""
         if self.config is None:

@@ -10,10 +10,12 @@ import json
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
 SOCKET = "/run/pve-double/socket"
+PVESH_SECONDS = "/etc/pve-double/pvesh-seconds"
 
 
 class ApiError(Exception):
@@ -113,6 +115,15 @@ def options(words: list[str]) -> dict[str, Any]:
             found[key] = value
         position += 1
     return found
+
+
+def dawdle() -> None:
+    """Take as long as the real tool does to start, where the lab wants that (see HOMELAB_LAB_PVESH_SECONDS)."""
+    try:
+        seconds = float(Path(PVESH_SECONDS).read_text())
+    except OSError:
+        return
+    time.sleep(seconds)
 
 
 def fail(text: str, status: int) -> NoReturn:

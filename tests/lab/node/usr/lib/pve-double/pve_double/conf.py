@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 # The options whose values the API shows as numbers.
 NUMBERS = {
@@ -40,8 +41,15 @@ def render(config: dict[str, Any], pending: dict[str, Any], snapshots: dict[str,
 
 
 def _options(section: dict[str, Any]) -> str:
-    description = "".join(f"#{line}\n" for line in str(section.get("description", "")).splitlines())
+    description = "".join(f"#{encode(line)}\n" for line in str(section.get("description", "")).splitlines())
     return description + "".join(f"{key}: {section[key]}\n" for key in sorted(section) if key != "description")
+
+
+def encode(line: str) -> str:
+    """A line of a description as Proxmox writes it: bytes beyond plain text, and % and :, as %XX."""
+    return "".join(
+        chr(byte) if 0x20 <= byte <= 0x7E and byte not in b"%:" else f"%{byte:02X}" for byte in line.encode()
+    )
 
 
 def normalise(section: dict[str, Any]) -> None:
@@ -58,7 +66,7 @@ def parse(text: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str
         if line.startswith("[") and line.endswith("]"):
             current = sections.setdefault(line[1:-1], {})
         elif line.startswith("#"):
-            current["description"] = f"{current.get('description', '')}{line[1:]}\n"
+            current["description"] = f"{current.get('description', '')}{unquote(line[1:])}\n"
         elif ": " in line:
             key, value = line.split(": ", 1)
             current[key] = int(value) if key in NUMBERS and value.isdigit() else value

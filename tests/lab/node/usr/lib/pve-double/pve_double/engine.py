@@ -12,6 +12,7 @@ import re
 import signal
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ def write_config(vmid: int, config: dict[str, Any]) -> None:
             "lxc.mount.entry = sys dev/.lxc/sys sysfs create=dir,optional 0 0",
         ]
     for number, net in guest.networks(config).items():
-        bridge = net.get("bridge", "")
-        if not Path("/sys/class/net", bridge, "bridge").exists():
-            raise Refused(f"bridge '{bridge}' does not exist")
+        bridge = need_bridge(net)
         lines += [
             f"lxc.net.{number}.type = veth",
             f"lxc.net.{number}.link = {bridge}",
@@ -136,6 +135,15 @@ def write_config(vmid: int, config: dict[str, Any]) -> None:
     for path, kind in NVIDIA_SMI.items():
         lines.append(f"lxc.mount.entry = {path} {path.lstrip('/')} none bind,ro,create={kind} 0 0")
     (folder / "config").write_text("\n".join(lines) + "\n")
+
+
+def need_bridge(net: dict[str, str], refuse: Callable[..., Exception] | None = None) -> str:
+    """The bridge of a network. Raises Refused, or what else it is to be, for one that does not exist."""
+    bridge = net.get("bridge", "")
+    if not Path("/sys/class/net", bridge, "bridge").exists():
+        words = f"bridge '{bridge}' does not exist"
+        raise refuse(500, words) if refuse else Refused(words)
+    return bridge
 
 
 def _escape(path: str) -> str:
@@ -309,9 +317,7 @@ async def _hotplug(vmid: int, *arguments: str) -> None:
 
 async def plug_network(vmid: int, number: int, old: dict[str, str] | None, new: dict[str, str]) -> None:
     """Give the running guest an interface, or change one. Raises Refused for a bridge that is not there."""
-    bridge, name, veth = new.get("bridge", ""), new["name"], f"veth{vmid}i{number}"
-    if not Path("/sys/class/net", bridge, "bridge").exists():
-        raise Refused(f"bridge '{bridge}' does not exist")
+    bridge, name, veth = need_bridge(new), new["name"], f"veth{vmid}i{number}"
     if old is None or (old["name"], old["hwaddr"]) != (name, new["hwaddr"]):
         await unplug_network(vmid, number)
         await run("ip", "link", "add", veth, "type", "veth", "peer", "name", f"{veth}p", "address", new["hwaddr"])

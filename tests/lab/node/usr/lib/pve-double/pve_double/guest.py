@@ -59,6 +59,9 @@ async def prepare(root: Path, password: str | None, keys: str | None) -> None:
         file = folder / "authorized_keys"
         file.touch(0o600)
         file.write_text(keys.strip() + "\n")
+    if not password:
+        # Proxmox writes *: no password fits, but root is not locked, as it is in the template.
+        await run("chpasswd", "--encrypted", "--root", str(root), input="root:*\n")
     more = sorted((Path("/") / LOCAL_CERTIFICATES).glob("host-*.crt"))
     if more and (root / BUNDLE).exists():
         (root / LOCAL_CERTIFICATES).mkdir(parents=True, exist_ok=True)

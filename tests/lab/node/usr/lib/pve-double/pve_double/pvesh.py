@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from typing import Any
@@ -19,6 +20,7 @@ FORMATS = ("text", "json", "json-pretty", "yaml")
 def main() -> int:
     """One call. Returns the exit status."""
     words = sys.argv[1:]
+    client.dawdle()
     if len(words) < 2 or words[0] not in METHODS:
         client.fail(
             f"ERROR: unknown command 'pvesh {' '.join(words[:1])}'\n"
@@ -46,11 +48,27 @@ def main() -> int:
                 # The real pvesh says so and then ends well: whoever wants to know asks for the task's status.
                 print(status, file=sys.stderr)
     except client.ApiError as error:
-        if error.status == 400 and not error.errors:
-            client.fail(str(error), 255)
-        client.fail(error.text(), 2 if error.status == 500 else 255)
+        client.fail(complaint(error, words[0]), leftover())
     show(data, form)
     return 0
+
+
+def complaint(error: client.ApiError, verb: str) -> str:
+    """What the real pvesh prints on stderr.
+
+    It parses options by the schema itself, so one that the schema lacks is unknown to it. Refused parameters are
+    followed by the usage.
+    """
+    usage = f"pvesh {verb} <api_path> [OPTIONS] [FORMAT_OPTIONS]"
+    unknown = [key for key, words in error.errors.items() if words.startswith("property is not defined in schema")]
+    if unknown:
+        return "\n".join([*(f"Unknown option: {key}" for key in unknown), "400 unable to parse option", usage])
+    return f"{error.text()}\n{usage}" if error.status == 400 else error.text()
+
+
+def leftover() -> int:
+    """An exit status that says nothing: the real one is whatever errno was last, for the same error 1, 2 or 255."""
+    return (1, 2, 255)[os.getpid() % 3]
 
 
 def show(data: Any, form: str) -> None:

@@ -10,6 +10,7 @@ the hooks here and is made real by the engine first. What cannot be made real is
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import re
@@ -28,7 +29,8 @@ from fakepve.model import PveError, TaskError
 from . import conf, engine, guest, node, volumes
 from .process import ProgramError
 
-CONFIGS = Path("/etc/pve/lxc")
+PVE = Path("/etc/pve")
+TASKS = Path("/var/log/pve/tasks")
 SETTINGS = Path("/etc/pve-double")
 SOCKET = Path("/run/pve-double/socket")
 TOKEN = "root@pam!lab"
@@ -42,6 +44,7 @@ class LabPve(FakePve):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.node = socket.gethostname()
+        self.configs = PVE / "nodes" / self.node / "lxc"
         super().__init__(password=(SETTINGS / "password").read_text().strip(), host="0.0.0.0", port=8006)
         self.nodes = {self.node: {"online": True}}
         self.version, self.release_version = node.VERSION, node.RELEASE
@@ -60,13 +63,15 @@ class LabPve(FakePve):  # type: ignore[misc]
             "vzdelsnapshot": self._delete_snapshot,
             "vzrollback": self._rollback,
         }
+        # As Proxmox has it: of the file, so that a change of it by hand is seen.
+        FakeCt.digest = _digest
 
     # ------------------------------------------------------------ life of the daemon
 
     async def serve(self) -> None:
         """Load the containers, take up those that run, and answer on port 8006 and on root's own socket."""
-        CONFIGS.mkdir(parents=True, exist_ok=True)
-        for file in CONFIGS.glob("*.conf"):
+        folders()
+        for file in self.configs.glob("*.conf"):
             await self._load(file)
         certificate, key = make_cert(str(SETTINGS), name=self.node, hosts=(self.node, node.address()))[:2]
         await self.start(certificate, key)
@@ -98,9 +103,9 @@ class LabPve(FakePve):  # type: ignore[misc]
         here = {ct.vmid: conf.render(ct.config, ct.pending, ct.snapshots) for ct in self.cts}
         for vmid, text in here.items():
             if self._saved.get(vmid) != text:
-                conf.write(CONFIGS / f"{vmid}.conf", text)
+                conf.write(self.configs / f"{vmid}.conf", text)
         for vmid in set(self._saved) - set(here):
-            (CONFIGS / f"{vmid}.conf").unlink(missing_ok=True)
+            (self.configs / f"{vmid}.conf").unlink(missing_ok=True)
         self._saved = here
 
     # ------------------------------------------------------------ requests
@@ -132,10 +137,17 @@ class LabPve(FakePve):  # type: ignore[misc]
             ("GET", "/nodes/{node}/aplinfo", self._templates),
             ("POST", "/nodes/{node}/aplinfo", self._download),
             ("GET", "/nodes/{node}/lxc/{vmid}/feature", self._feature),
+            ("GET", "/nodes/{node}/network", self._networks),
         ]
 
     async def _node_status(self, values: dict[str, Any], user: str) -> dict[str, Any]:
         return node.status()
+
+    async def _networks(self, values: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        bridges = sorted(path.parent.name for path in Path("/sys/class/net").glob("*/bridge"))
+        if values.get("type") not in (None, "bridge", "any_bridge", "any_local_bridge", "include_sdn"):
+            return []
+        return [{"iface": name, "type": "bridge", "active": 1, "method": "manual"} for name in bridges]
 
     async def _templates(self, values: dict[str, Any], user: str) -> list[dict[str, Any]]:
         return node.templates()
@@ -188,7 +200,7 @@ class LabPve(FakePve):  # type: ignore[misc]
             try:
                 if effect:
                     await effect(vm, values)
-                return await body()
+                return await body() or _last_words(kind, vm, values)
             except TaskError as error:
                 logging.warning("%s %s: %s", kind, tid, error)
                 raise
@@ -203,6 +215,8 @@ class LabPve(FakePve):  # type: ignore[misc]
                 asyncio.get_running_loop().call_soon(self.save)
 
         upid: str = await super().task(where, kind, tid, user, real, vm=vm, lock=lock, log=log)
+        # It has not begun yet: what it logs goes into its file too, the last line when it has ended.
+        self.tasks[upid]["log"] = TaskLog(upid, self.tasks[upid]["log"])
         return upid
 
     async def ceph_io(self, ct: Any, keys: Any = None) -> None:
@@ -270,6 +284,11 @@ class LabPve(FakePve):  # type: ignore[misc]
         for volume in _snapshot_volumes(ct.config):
             await volumes.delete_snapshot(volume, name)
             await volumes.snapshot(volume, name)
+        hot = _hot(ct, name)
+        hot.parent.mkdir(exist_ok=True)
+        hot.unlink(missing_ok=True)
+        if ct.status == "running":
+            hot.touch()
 
     async def _delete_snapshot(self, ct: Any, values: dict[str, Any]) -> None:
         name = values["snapname"]
@@ -288,33 +307,51 @@ class LabPve(FakePve):  # type: ignore[misc]
             self._stopped(ct)
         for volume in _snapshot_volumes(snapshot):
             await volumes.rollback(volume, name)
+            if _hot(ct, name).exists():
+                # ext4 that was mounted when its snapshot was taken is mounted again only after a wait (mmp).
+                await asyncio.sleep(setting("mmp-seconds"))
 
     # ------------------------------------------------------------ configuration
 
     async def _update_config(
         self, ct: Any, user: str, values: dict[str, Any], deletes: list[str], reverts: list[str]
     ) -> None:
-        """Change the configuration, and the running container as far as Proxmox does that."""
+        """Change the configuration, and the running container as far as Proxmox does that.
+
+        A running container that cannot take one of the changes takes none. Of a stopped one the file is written before
+        a bridge that does not exist is noticed.
+        """
         for key, value in values.items():
             if re.fullmatch(r"dev\d+", key):
                 try:
                     engine.device(value)
                 except engine.Refused as error:
                     raise PveError(500, str(error)) from error
-        before, volumes_before = dict(ct.config), self._all_volumes(ct)
+        running = ct.status == "running"
+        if running:
+            errors = {key: words for key, value in values.items() if (words := _cannot_plug(key, str(value)))}
+            if errors:
+                raise PveError(400, "Parameter verification failed.", errors)
+        before, pending, volumes_before = dict(ct.config), dict(ct.pending), self._all_volumes(ct)
         await super()._update_config(ct, user, values, deletes, reverts)
         await self._make_volumes(ct)
-        if ct.status == "running":
-            await self._hotplug(ct, before)
+        if running:
+            try:
+                await self._hotplug(ct, before)
+            except PveError:
+                ct.config, ct.pending = before, pending
+                raise
         for volume in volumes_before - self._all_volumes(ct):
             await volumes.delete(volume)
+        if not running:
+            for net in guest.networks(ct.config).values():
+                engine.need_bridge(net, PveError)
 
     @staticmethod
     def _all_volumes(ct: Any) -> set[str]:
         return {volume for section in (ct.config, *ct.snapshots.values()) for volume in engine.own_volumes(section)}
 
     async def _hotplug(self, ct: Any, before: dict[str, Any]) -> None:
-        errors = {}
         for key in sorted(set(before) | set(ct.config)):
             old, new = before.get(key), ct.config.get(key)
             found = re.fullmatch(r"(dev|mp|net)(\d+)", key)
@@ -333,14 +370,8 @@ class LabPve(FakePve):  # type: ignore[misc]
                 elif kind == "mp" and new is not None:
                     await engine.plug_mount(ct.vmid, ct.config, new)
             except (engine.Refused, ProgramError, OSError) as error:
-                errors[key] = f"unable to hotplug {key}: {error}"
-                ct.pending[key] = new
-                if old is None:
-                    del ct.config[key]
-                else:
-                    ct.config[key] = old
-        if errors:
-            raise PveError(400, "Parameter verification failed.", errors)
+                words = f"unable to hotplug {key}: {error}"
+                raise PveError(400, "Parameter verification failed.", {key: words}) from error
 
     # ------------------------------------------------------------ running containers
 
@@ -382,6 +413,77 @@ class LabPve(FakePve):  # type: ignore[misc]
     def _stopped(self, ct: Any) -> None:
         ct.status, ct.pid, ct.started_at = "stopped", None, None
         engine.unmount_nodes(ct.vmid)
+
+
+class TaskLog(list[str]):
+    """A task's log, which lies in the file that Proxmox keeps it in too."""
+
+    def __init__(self, upid: str, lines: list[str]) -> None:
+        super().__init__()
+        # UPID:NODE:PID:PSTART:START:…: by the last digit of its start.
+        self._file = TASKS / upid.split(":")[4][-1] / upid
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        for line in lines:
+            self.append(line)
+
+    def append(self, line: str) -> None:
+        """One more line."""
+        super().append(line)
+        with self._file.open("a") as file:
+            file.write(f"{line}\n")
+
+
+def folders() -> None:
+    """The cluster's file system as far as guests go: a folder for each node, and a link to this one's."""
+    own = PVE / "nodes" / socket.gethostname()
+    for kind in ("lxc", "qemu-server"):
+        folder, link = own / kind, PVE / kind
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_dir() and not link.is_symlink():
+            link.rename(folder)
+        folder.mkdir(exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(folder.relative_to(PVE))
+
+
+def setting(name: str) -> float:
+    """A number that the lab has put into a file of that name; 0 without one."""
+    file = SETTINGS / name
+    return float(file.read_text()) if file.exists() else 0.0
+
+
+def _digest(ct: Any) -> str:
+    for section in (ct.config, ct.pending, *ct.snapshots.values()):
+        conf.normalise(section)
+    return hashlib.sha1(conf.render(ct.config, ct.pending, ct.snapshots).encode()).hexdigest()
+
+
+def _hot(ct: Any, name: str) -> Path:
+    """The mark of a snapshot of a running container."""
+    return SETTINGS / "hot-snapshots" / f"{ct.vmid}-{name}"
+
+
+def _last_words(kind: str, ct: Any, values: dict[str, Any]) -> str | None:
+    """What a task that ends well may still say: a file system that could not grow is no more than a line."""
+    if kind != "resize" or not (SETTINGS / "resize-fails").exists():
+        return None
+    name = engine.volume_of(ct.config[values["disk"]]).partition(":")[2]
+    return (
+        "Failed to update the container's filesystem: command 'unshare -m -- sh -c 'mount --make-rprivate / && mount "
+        f"/dev/pve/{name} /tmp && resize2fs /dev/pve/{name}'' failed: exit code 1"
+    )
+
+
+def _cannot_plug(key: str, value: str) -> str | None:
+    """Why a running container cannot take this value."""
+    try:
+        if re.fullmatch(r"net\d+", key):
+            engine.need_bridge(guest.properties(value))
+        elif re.fullmatch(r"mp\d+", key) and value.removeprefix("volume=").startswith("/"):
+            engine.mount(value)
+    except engine.Refused as error:
+        return f"unable to hotplug {key}: {error}"
+    return None
 
 
 def _rootfs(ct: Any) -> str:
