@@ -274,7 +274,7 @@ def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
     trial.wait()
     wait_until(lambda: not Path(f"/proc/{server}").exists())
     wait_until(lambda: not list(guest.host.folder.glob("llama-trial-*.service")))
-    assert list((guest.host.folder / "run/homelab").iterdir()) == []
+    wait_until(lambda: not list((guest.host.folder / "run/homelab").iterdir()))
 
 
 def test_a_trial_leaves_nothing(guest: Guest) -> None:
