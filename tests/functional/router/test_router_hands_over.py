@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold, _router_quiet
-from router_host import UNIT, Host, twin_places
+from router_host import UNIT, Host
 from router_server import ENDLESS, LLAMA_SERVER, TESTS, wait_until
 
 sys.path[:0] = [str(TESTS), str(TESTS / "update")]
@@ -264,9 +264,7 @@ def twins(guest: Guest) -> list[dict[str, Any]]:
 def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
     trial = subprocess.Popen([sys.executable, "-c", TRIAL], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert trial.stdin
-    json.dump(
-        {**guest.trial("silent", "answer"), "timeout": 300, "places": twin_places(guest.host.folder)}, trial.stdin
-    )
+    json.dump({**guest.trial("silent", "answer"), "timeout": 300, "places": guest.host.twins}, trial.stdin)
     trial.stdin.close()
     wait_until(lambda: any(twin["pid"] for twin in twins(guest)))
     (server,) = (twin["pid"] for twin in twins(guest))
