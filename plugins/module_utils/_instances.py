@@ -12,20 +12,19 @@ memory is free, and only what differs is restarted. What a running one was start
 from __future__ import annotations
 
 import contextlib
-import grp
 import hashlib
 import os
 import pwd
 import re
 import secrets
 import shlex
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _files,
     _llama_dry_run,
     _names,
     _offload,
@@ -35,7 +34,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import (
     _router_files,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._peer import Recipients
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Client, RouterError, read_key
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit, UnitError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -219,7 +218,7 @@ class Instances:
 
     def _start(self, instance: Instance) -> None:
         unit = self._unit(instance)
-        since = time.time()
+        since, begun = time.time(), time.monotonic()
         unit.reset_failed()
         try:
             unit.restart()
@@ -230,7 +229,7 @@ class Instances:
         while not stranger.healthy():
             if not unit.state().up:
                 raise InstanceError(self._crash(instance, since, "its process ended"))
-            if time.time() - since > self.places.timeout:
+            if time.monotonic() - begun > self.places.timeout:
                 raise InstanceError(
                     self._crash(instance, since, f"its model is not loaded in {self.places.timeout:g} s")
                 )
@@ -238,10 +237,8 @@ class Instances:
         keys = self._paths(instance)[1]
         if stranger.admits():
             raise InstanceError(f"instance {instance.name}: it answers without a key; see {keys}, and its options")
-        with open(keys, encoding="utf-8") as file:
-            known = Client(url, file.readline().rstrip("\n"), recipients=Recipients.of_user(self.places.user))
-            if not known.admits():
-                raise InstanceError(f"instance {instance.name}: it refuses the first key of {keys}")
+        if not Client(url, read_key(keys), recipients=Recipients.of_user(self.places.user)).admits():
+            raise InstanceError(f"instance {instance.name}: it refuses the first key of {keys}")
         self._see_devices(instance, since)
 
     def _see_devices(self, instance: Instance, since: float) -> None:
@@ -261,18 +258,7 @@ class Instances:
     def _write(self, path: str, text: str, secret: bool) -> None:
         """Beside, then renamed. A key file is the service's alone, an environment file root's for it to read."""
         account = pwd.getpwnam(self.places.user)
-        handle, beside = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                os.fchown(handle, *((account.pw_uid, 0) if secret else (0, grp.getgrgid(account.pw_gid).gr_gid)))
-                os.fchmod(handle, 0o400 if secret else 0o640)
-                file.flush()
-                os.fsync(handle)
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        _files.replace(path, text, *((0o400, (account.pw_uid, 0)) if secret else (0o640, (0, account.pw_gid))))
 
     def _unit(self, instance: Instance) -> Unit:
         return Unit(self._run, f"{self.places.unit}@{instance.name}.service")
@@ -292,8 +278,7 @@ class Instances:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return _files.read(path).decode(errors="surrogateescape")
     except FileNotFoundError:
         return None
 

@@ -11,16 +11,18 @@ link to /dev/null, in the same folder and under a name that systemd passes over,
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shlex
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit
 
 MODES = ("disabled", "fallback", "exclusive", "untouched")
@@ -33,6 +35,7 @@ TEXTS = {
     # Conflicts works in both directions. The order says that the one is down before the other begins.
     "exclusive": "[Unit]\nConflicts={router}\nAfter={router}\n",
 }
+_LARGEST = 1 << 20  # bytes of an answer
 TIMEOUT = 10  # seconds for an answer of Ollama's
 _STARTS = 2  # seconds that a process may take from its start to its program
 
@@ -185,8 +188,7 @@ class Ollama:
     def _write_drop_in(self, text: str) -> None:
         folder = os.path.dirname(self._drop_in)
         if text:
-            os.makedirs(folder, mode=0o755, exist_ok=True)
-            _write(self._drop_in, text)
+            _files.replace(self._drop_in, text, 0o644, create_mode=0o755)
             return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._drop_in)
@@ -201,27 +203,28 @@ class Ollama:
         As it is now, and none, when there was none.
         """
         try:
-            with open(self._memory, encoding="utf-8") as file:
-                found = json.load(file)
+            found = json.loads(_files.read(self._memory))
             return State(**found["before"]), [str(mode) for mode in found["modes"]]
         except FileNotFoundError:
             return self.now(), []
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise OllamaError(
                 f"{self._memory} was wanted with the state of {self._unit.name} before the role changed it, and cannot"
                 " be read; remove it, and the state as it is now becomes that one"
             ) from None
 
     def _remember(self, was: State, modes: list[str]) -> None:
-        os.makedirs(os.path.dirname(self._memory), mode=0o755, exist_ok=True)
-        _write(self._memory, json.dumps({"before": asdict(was), "modes": modes}) + "\n")
+        text = json.dumps({"before": asdict(was), "modes": modes}) + "\n"
+        _files.replace(self._memory, text, 0o644, create_mode=0o755)
 
 
 def held_mib(url: str) -> tuple[list[str], int]:
     """The models that an Ollama has loaded, and the VRAM that it says they take, in MiB; none without an answer."""
     answer = _answer(url + "/api/ps")
-    models = answer.get("models") or [] if isinstance(answer, dict) else []
-    return [str(model.get("name")) for model in models], sum(int(model.get("size_vram") or 0) for model in models) >> 20
+    models = answer.get("models") if isinstance(answer, dict) else None
+    found = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    sizes = [model["size_vram"] for model in found if isinstance(model.get("size_vram"), int)]
+    return [printable(model.get("name")) for model in found], sum(sizes) >> 20
 
 
 def _answer(url: str) -> Any:
@@ -229,10 +232,8 @@ def _answer(url: str) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=TIMEOUT) as response:
-            return json.load(response)
-    except ValueError:
-        return ""
-    except urllib.error.HTTPError:
+            return json.loads(response.read(_LARGEST))
+    except (ValueError, RecursionError, http.client.HTTPException, urllib.error.HTTPError):
         return ""
     except OSError:
         return None
@@ -244,20 +245,6 @@ def _text(path: str) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
-
-
-def _write(path: str, text: str) -> None:
-    handle, beside = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
 
 def _keep_alive(pid: int) -> str:

@@ -78,6 +78,11 @@ class SwapTest:
             answer.enough.set()
             answer.join(self.load_timeout)
         self.swap.tokens = answer.tokens
+        if answer.is_alive():
+            raise RouterError(
+                f"{self.swap.busy} was wanted to finish its answer, it is still at it {self.load_timeout:g} s after it"
+                " was told to end; see the router's journal"
+            )
         if answer.error and not answer.tokens:
             raise RouterError(f"{self.swap.busy} was wanted answering, before any other was asked for: {answer.error}")
         if answer.error:

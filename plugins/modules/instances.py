@@ -197,6 +197,11 @@ def main() -> None:
             instances.converge()
     except (InstanceError, RouterError, UnitError) as error:
         module.fail_json(msg=str(error), **result(instances))
+    except OSError as error:
+        module.fail_json(
+            msg=f"{error.filename or params['config_dir']}: {error.strerror}; correct that, then run again",
+            **result(instances),
+        )
     module.exit_json(**result(instances))
 
 

@@ -1,7 +1,10 @@
 # Copyright (c) 2026 The homelab.llamacpp authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clients of a router that notice everything: one asks something small every 50 ms, one has long answers streamed."""
+"""Clients of a router that notice everything: one asks something small every 50 ms, one has long answers streamed.
+
+Each request has a connection of its own. Those of KeptAlive keep theirs and ask over it again and again.
+"""
 
 from __future__ import annotations
 
@@ -116,3 +119,86 @@ class Load:
             return response.status, response.read().decode(errors="replace")
         finally:
             connection.close()
+
+
+@dataclass
+class KeptAlive:
+    """Clients that keep their connection, from entering to leaving; each has one and asks every `interval` seconds.
+
+    As HTTP allows, a server may close a connection between two answers. A client sees that as an end before the first
+    byte of an answer, and asks again over a new one: `closed` counts these, `reset` those where it was no clean end.
+    What else goes wrong is in `lost`, such as an answer that breaks off.
+    """
+
+    host: str
+    port: int
+    key: str
+    model: str
+    clients: int = 4
+    tokens: int = 8
+    interval: float = 0.05  # seconds
+    answered: int = 0
+    closed: int = 0
+    reset: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> KeptAlive:
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self, number: int) -> None:
+        """Every other one asks for answers of a model, the others for the list."""
+        connection = self._connection()
+        try:
+            while not self._over.wait(self.interval):
+                lost = self._ask(connection, number % 2 == 0)
+                with self._lock:
+                    self.answered += not lost
+                    self.lost += [lost] if lost else []
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
+
+    def _ask(self, connection: http.client.HTTPConnection, long: bool) -> str:
+        for _time in range(2):
+            reused = connection.sock is not None
+            try:
+                self._send(connection, long)
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if not reused:
+                    return f"over a new connection: {type(error).__name__}: {error}"
+                with self._lock:
+                    # http.client calls the clean end a reset, too.
+                    clean = isinstance(error, http.client.RemoteDisconnected)
+                    self.closed += clean
+                    self.reset += not clean
+                continue
+            try:
+                text = response.read().decode(errors="replace")
+                parts = json.loads(text)["choices" if long else "data"]
+                return "" if response.status == 200 and parts else f"{response.status}: {text[:200]}"
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+                connection.close()
+                return f"an answer broke off: {type(error).__name__}: {error}"
+        return "a new connection ended at once"
+
+    def _send(self, connection: http.client.HTTPConnection, long: bool) -> None:
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        if long:
+            body = {"model": self.model, "prompt": "Once", "max_tokens": self.tokens, "ignore_eos": True}
+            connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        else:
+            connection.request("GET", "/v1/models", None, headers)

@@ -9,6 +9,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def host(tmp_path: Path, models: Path, call: Call, monkeypatch: pytest.MonkeyPat
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("SYSTEMD_DOUBLE", str(tmp_path))
-    for name, folder in twin_places(tmp_path).items():
-        monkeypatch.setattr(_unit_twin, name, folder)
-    yield Host(tmp_path, models, call)
-    subprocess.run(["systemctl", "stop", UNIT], check=True)
+    with tempfile.TemporaryDirectory(prefix="twin-") as short:
+        host = Host(tmp_path, models, call)
+        host.twins = twin_places(tmp_path, Path(short))
+        for name, folder in host.twins.items():
+            monkeypatch.setattr(_unit_twin, name, folder)
+        yield host
+        subprocess.run(["systemctl", "stop", UNIT], check=True)

@@ -17,9 +17,10 @@ UNIT = "llama-router.service"
 DOUBLE = Path(__file__).with_name("systemd_double.py")
 
 
-def twin_places(folder: Path) -> dict[str, str]:
-    """Where the double has units and their folders."""
-    return {"UNITS": str(folder), "FOLDER": str(folder / "run/homelab"), "RUNTIME": str(folder / "run")}
+def twin_places(folder: Path, short: Path) -> dict[str, str]:
+    """Where the double has units and their folders. The path of a socket has 108 bytes at most: `short` leads there."""
+    (short / "run").symlink_to(folder / "run")
+    return {"UNITS": str(folder), "FOLDER": str(folder / "run/homelab"), "RUNTIME": str(short / "run")}
 
 
 class Host:
@@ -29,6 +30,7 @@ class Host:
         self.folder = folder
         self.models = models
         self.call = call
+        self.twins: dict[str, str] = {}
         self.unit = folder / UNIT
         self.presets = folder / "models.ini"
         self.keys = folder / "api-keys"

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold, _router_quiet
-from router_host import UNIT, Host, twin_places
+from router_host import UNIT, Host
 from router_server import ENDLESS, LLAMA_SERVER, TESTS, wait_until
 
 sys.path[:0] = [str(TESTS), str(TESTS / "update")]
 
-from load import Load
+from load import KeptAlive, Load
 from make_releases import KINDS, script
 
 TRIAL = """
@@ -104,6 +104,9 @@ class Guest:
         path = self.root / name
         return path.readlink().name if path.is_symlink() else None
 
+    def kept_alive(self, interval: float) -> KeptAlive:
+        return KeptAlive("127.0.0.1", self.host.port, "test-key-1", "alpha", interval=interval)
+
     def load(self) -> Load:
         return Load("127.0.0.1", self.host.port, "test-key-1", "alpha", tokens=20)
 
@@ -142,6 +145,23 @@ def test_nobody_notices(guest: Guest) -> None:
     for again in ({"release": "second"}, {"state": "confirmed"}, {"state": "reverted"}):
         assert not guest.hand_over(**again)["changed"]
     assert guest.host.pid() == pid
+
+
+@pytest.mark.parametrize("interval", [0.02, 0.2, 1])
+def test_clients_that_keep_their_connections_lose_nothing(guest: Guest, interval: float) -> None:
+    """A connection ends cleanly between two answers, and the next request goes over another one."""
+    guest.host.load("alpha", "beta")
+    with guest.kept_alive(interval) as load:
+        wait_until(lambda: load.answered > load.clients)
+        for release in ("second", "first", "second"):
+            done = guest.hand_over(release)
+            assert done["changed"], done
+            assert done["warnings"] == []
+            before = load.answered
+            wait_until(lambda: load.answered > before + load.clients)  # noqa: B023 - used within this round
+    assert load.lost == []
+    assert load.closed > 0
+    assert load.reset == 0
 
 
 def test_a_long_answer_is_waited_for(guest: Guest) -> None:
@@ -244,9 +264,7 @@ def twins(guest: Guest) -> list[dict[str, Any]]:
 def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
     trial = subprocess.Popen([sys.executable, "-c", TRIAL], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert trial.stdin
-    json.dump(
-        {**guest.trial("silent", "answer"), "timeout": 300, "places": twin_places(guest.host.folder)}, trial.stdin
-    )
+    json.dump({**guest.trial("silent", "answer"), "timeout": 300, "places": guest.host.twins}, trial.stdin)
     trial.stdin.close()
     wait_until(lambda: any(twin["pid"] for twin in twins(guest)))
     (server,) = (twin["pid"] for twin in twins(guest))
@@ -254,7 +272,7 @@ def test_a_trial_that_is_killed_leaves_no_server(guest: Guest) -> None:
     trial.wait()
     wait_until(lambda: not Path(f"/proc/{server}").exists())
     wait_until(lambda: not list(guest.host.folder.glob("llama-trial-*.service")))
-    assert list((guest.host.folder / "run/homelab").iterdir()) == []
+    wait_until(lambda: not list((guest.host.folder / "run/homelab").iterdir()))
 
 
 def test_a_trial_leaves_nothing(guest: Guest) -> None:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _router_children
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _port_hold, _router_children
 from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import (
     InstanceError,
     Instances,
@@ -318,3 +319,41 @@ def test_a_secret_of_an_option_is_in_no_diff(machine: Machine) -> None:
     assert "--threads 1" in shown(text)
     assert "hidden" in secrets_of(coder["environment"])
     assert shown('OPTIONS="--threads 1"\n') == 'OPTIONS="--threads 1"\n'
+
+
+def test_a_full_disk_is_an_error_and_leaves_what_was(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = entry(machine, "coder", free_port())
+    converge(machine, first)
+    before = {path.name: path.read_bytes() for path in machine.config.iterdir()}
+    first["environment"] = {**first["environment"], "OPTIONS": "--threads 2"}
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            converge(machine, first)
+    assert {path.name: path.read_bytes() for path in machine.config.iterdir()} == before
+
+
+def test_files_in_a_folder_of_another_user_are_not_written(machine: Machine) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.chown(machine.config, 65534, 65534)
+    with pytest.raises(OSError, match="belongs to user 65534"):
+        converge(machine, entry(machine, "coder", free_port()))
+    assert list(machine.config.iterdir()) == []
+
+
+def test_a_key_does_not_go_to_another_user_on_its_port(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table says so of the test's own server."""
+    port = free_port()
+    real = _port_hold.listeners
+
+    def listeners() -> Iterator[Any]:
+        return (replace(one, uid=65533) if one.port == port else one for one in real())
+
+    monkeypatch.setattr(_port_hold, "listeners", listeners)
+    with pytest.raises(InstanceError, match="the key is not sent"):
+        converge(machine, entry(machine, "coder", port))

@@ -261,3 +261,26 @@ def test_the_program_says_that_it_has_no_key(capsys: pytest.CaptureFixture[str],
     argv = ["--url", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "keys")]
     assert _tool_keeper.main(argv) == 1
     assert "there is no such file" in capsys.readouterr().out
+
+
+def test_a_kept_model_that_runs_is_not_missing() -> None:
+    """No idle neighbour makes room for it."""
+    for status in ("loaded", "loading", "sleeping"):
+        case = Case(limit=2, keep=["kept"], patience=10)
+        case.look(kept=status, idle="loaded")
+        for _time in range(3):
+            assert not case.look(after=1000)
+        assert case.asked == []
+
+
+def test_a_load_that_is_refused_with_the_key_is_told() -> None:
+    """Started again the keeper has the key that the router knows."""
+    case = Case(keep=["kept"], patience=10)
+    case.look(kept="unloaded")
+    case.refusal = Refused("", 401, "Invalid API Key")
+    with pytest.raises(Refused):
+        case.look(after=100)
+    assert case.asked == ["load kept"]
+    for status in (400, 500):
+        case.refusal = Refused("", status, "")
+        assert not case.look(after=100)

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _ollama
 from ansible_collections.homelab.llamacpp.plugins.module_utils._ollama import MANAGED, TEXTS, Ollama, OllamaError, State
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError
+from ansible_collections.homelab.llamacpp.tests.unit.http_double import Asked, HttpDouble, Told
 
 ROUTER = "llama-router.service"
 FALLBACK = MANAGED + TEXTS["fallback"]
@@ -179,3 +183,31 @@ def test_a_line_that_frees_nothing_is_warned_of(host: Host, ollama: Ollama) -> N
     (warning,) = ollama.warnings("fallback", "http://127.0.0.1:9")
     assert "means automatic, not none" in warning
     assert ollama.warnings("disabled", "http://127.0.0.1:9") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b'{"models": null}', b'{"models": [1, {"name": "a", "size_vram": "x"}]}', b"[" * 100_000, b"\xff"],
+)
+def test_odd_answers_of_an_ollama(body: bytes) -> None:
+    class Odd(HttpDouble):
+        def answer(self, asked: Asked) -> Told:
+            return Told(200, {}, body.decode("latin-1"))
+
+    with Odd() as odd:
+        names, size = _ollama.held_mib(odd.url)
+    assert (set(names) <= {"a"}, size) == (True, 0)
+
+
+def test_something_that_is_no_ollama() -> None:
+    def close() -> None:
+        connection = listener.accept()[0]
+        connection.recv(65536)
+        connection.sendall(b"hello\r\n\r\n")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=close)
+        thread.start()
+        assert _ollama.held_mib(f"http://127.0.0.1:{listener.getsockname()[1]}") == ([], 0)
+        thread.join(60)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _http_service
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Refused,
@@ -299,3 +301,46 @@ def test_the_bytes_of_a_key_are_kept(server: Answering, tmp_path: Path) -> None:
         Client.from_params({**params, **source}).admits()
     sent = {headers["Authorization"].encode("latin-1") for *_request, headers in server.seen}
     assert sent == {"Bearer schlüssel".encode()}
+
+
+def test_what_is_posted_is_named_json(server: Answering, client: Client) -> None:
+    client.load("a", 5)
+    with pytest.raises(RouterError):
+        client.models()
+    posted, asked = (headers for *_request, headers in server.seen)
+    assert posted["Content-Type"] == "application/json"
+    assert "Content-Type" not in asked
+    assert asked["Accept"] == "application/json"
+
+
+def test_a_marked_client_marks_all_its_connections(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without a key as well, by which a held server is seen to be ready."""
+    marks: list[int] = []
+    real = _http_service.connect
+
+    def connect(address: tuple[str, int], timeout: float, recipients: Any, mark: int) -> socket.socket:
+        marks.append(mark)
+        return real(address, timeout, recipients)
+
+    monkeypatch.setattr(_http_service, "connect", connect)
+    client = Client(server.url, KEY, request_timeout=60)
+    marked = client.marked(7)
+    marked.healthy()
+    marked.admits()
+    client.admits()
+    assert marks == [7, 7, 0]
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_whether_a_certificate_is_checked(checked: bool) -> None:
+    params = {"url": "https://127.0.0.1:1", "api_key": None, "api_key_file": None, "ca_path": None}
+    params.update(validate_certs=checked, request_timeout=60, server_user=None)
+    context = next(h._context for h in Client.from_params(params)._opener.handlers if hasattr(h, "_context"))
+    assert context.check_hostname is checked
+    assert context.verify_mode == (ssl.CERT_REQUIRED if checked else ssl.CERT_NONE)
+
+
+def test_no_key_is_sent_with_health(server: Answering, client: Client) -> None:
+    client.healthy()
+    ((_method, path, _body, headers),) = server.seen
+    assert (path, "Authorization" in headers) == ("/health", False)

@@ -295,3 +295,13 @@ def test_names() -> None:
         resolve(models, "zzz")
     with pytest.raises(RouterError, match="the router knows none"):
         resolve([], "zzz")
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_an_unload_that_is_refused_is_told(status: int) -> None:
+    """But for 400: then it has gone meanwhile."""
+    with pytest.raises(Refused):
+        router(Script([model("a", "loaded")], refusals=[(status, "no")])).unload(["a"], 10)
+    gone = Script([model("a", "loaded")], [model("a", "unloaded")], refusals=[(400, "not running")])
+    router(gone).unload(["a"], 10)
+    assert gone.asked == [("unload", "a")]

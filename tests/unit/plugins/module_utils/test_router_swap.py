@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any
@@ -82,3 +83,20 @@ def test_a_model_that_answers_nothing_was_not_stopped_by_another_one() -> None:
     with pytest.raises(RouterError) as told:
         swapped(Client(set(), breaks_off=True))
     assert str(told.value) == "busy was wanted answering, before any other was asked for: it broke off"
+
+
+def test_an_answer_that_does_not_end_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def complete(_client: Client, name: str, tokens: int, timeout: float) -> Generator[Any, None, None]:
+        yield {}
+        over.wait(60)
+
+    monkeypatch.setattr(Client, "complete", complete)
+    test = SwapTest(Client(set()), 1, 0.2)  # type: ignore[arg-type]
+    test.swap = Swap("busy", ["other"])
+    try:
+        with pytest.raises(RouterError, match=r"still at it 0\.2 s after it was told to end"):
+            test.run()
+    finally:
+        over.set()

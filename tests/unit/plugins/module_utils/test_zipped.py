@@ -22,7 +22,9 @@ def names(content: bytes) -> set[str]:
 def test_it_holds_what_is_imported_and_no_more() -> None:
     folder = PACKAGE.replace(".", "/")
     inside = {name for name in names(pack(_router_state)) if name.startswith(folder)}
-    assert inside == {f"{folder}/{name}.py" for name in ("__init__", "_http_service", "_router_api", "_router_state")}
+    names_of = "_bounded _files _http_service _names _peer _port_hold _router_answers _router_api _router_places"
+    wanted = ["__init__", *names_of.split(), "_router_state", "_systemd"]
+    assert inside == {f"{folder}/{name}.py" for name in wanted}
 
 
 def test_the_same_sources_are_the_same_bytes() -> None:
