@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import SHARD, is_draft, is_projector
 
 LAYER = "application/vnd.ollama.image."
-_FIRST_SHARD = re.compile(r"-00001-of-[0-9]{5}\.gguf$")
+_FIRST_SHARD = re.compile(r"-00001-of-[0-9]{5}\.gguf\Z")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 

@@ -21,7 +21,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source imp
 FORMAT = 1
 RECORD = ".model_file.json"
 PART = ".part"
-PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?$")
+PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?\Z")
 BLOCK = 1 << 20  # bytes
 
 Entry = dict[

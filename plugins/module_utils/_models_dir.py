@@ -16,7 +16,7 @@ import stat
 from typing import NamedTuple
 
 DRAFTS = ("mtp-", "dspark-", "dflash-")
-SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
+SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
 
 
 class Entry(NamedTuple):
