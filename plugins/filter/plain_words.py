@@ -20,6 +20,9 @@ def plain_words(words: Any, also: str = "") -> list[str]:
         for word in value if isinstance(value, (list, tuple)) else [value]:
             if word is None or word == "" or isinstance(word, bool):
                 continue
+            if _names.has_credentials(word):
+                wrong.append(f"{name}: expected a URL without a user and a password, which others could read")
+                continue
             try:
                 _names.plain(word, "a word", also)
             except _names.BadName as error:

@@ -23,7 +23,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._names import Bad
 DEEPEST = 64  # folders below one that is looked through
 LARGEST_MANIFEST = 1 << 20  # bytes
 LAYER = "application/vnd.ollama.image."
-_FIRST_SHARD = re.compile(r"-00001-of-[0-9]{5}\.gguf$")
+_FIRST_SHARD = re.compile(r"-00001-of-[0-9]{5}\.gguf\Z")
 _LONGEST = 200  # characters of a name
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 

@@ -23,9 +23,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._names import Bad
 from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import amount
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-SHARD = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
+SHARD = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\Z")
 # The last part of a name: a type with a number in it, after what some makers put before it.
-QUANT = re.compile(r"(?:^|[-._])(?P<quant>(?:UD-|i1-)?(?:[A-Z]*Q|BF|F|FP|MXFP|NVFP)[0-9][A-Z0-9_]*)$", re.IGNORECASE)
+QUANT = re.compile(r"(?:^|[-._])(?P<quant>(?:UD-|i1-)?(?:[A-Z]*Q|BF|F|FP|MXFP|NVFP)[0-9][A-Z0-9_]*)\Z", re.IGNORECASE)
 MAKERS = re.compile(r"^(?:UD|i1)-", re.IGNORECASE)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 METADATA_RETRIES = 3

@@ -27,7 +27,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._names import Bad
 
 RECORD = ".model_file.json"
 PART = ".part"
-PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?$")
+PARTS = re.compile(r"\.gguf(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?\Z")
 # A model's file or part file: the name before it is the model's.
 _OWN = re.compile(r"(?P<name>.+?)\.gguf(?:(?:\.[0-9]+)?\.part(?:\.journal(?:\.new)?)?)?", re.DOTALL)
 BLOCK = 1 << 20  # bytes

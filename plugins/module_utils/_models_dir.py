@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName, component, printable
 
 DRAFTS = ("mtp-", "dspark-", "dflash-")
-SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$")
+SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf\Z")
 
 
 class Entry(NamedTuple):

@@ -19,6 +19,8 @@ DEEPEST = 4  # components of a path below a models directory: MODEL/draft/FILE i
 _SHOWN = 200  # characters of foreign text in a message
 # A word that means itself in a unit, a shell command, nginx's configuration, nftables' and apt's.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+,=-]+")
+# A user alone is no secret for ssh; for https it may be a token.
+_CREDENTIALS = re.compile(r"(?P<scheme>(?<![A-Za-z0-9+.-])(?!ssh://[^:/?#\s@]*@)[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@")
 # Control characters, surrogates, and the separators that some readers take for the end of a line.
 _FORBIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -93,6 +95,16 @@ def plain(text: object, what: str = "a word", also: str = "") -> str:
     if not word:
         raise BadName(f"expected {what}, found nothing")
     return word
+
+
+def has_credentials(text: object) -> bool:
+    """Whether there is a URL with a user or a password in the text."""
+    return bool(_CREDENTIALS.search(str(text)))
+
+
+def without_credentials(text: str, instead: str = "********") -> str:
+    """Return the text with `instead` in the place of users and passwords of its URLs."""
+    return _CREDENTIALS.sub(rf"\g<scheme>{instead}@", text)
 
 
 def printable(text: object, most: int = _SHOWN) -> str:

@@ -202,7 +202,7 @@ def libraries_in(listing: str, root: Path) -> dict[str, str]:
         name = name.split(" ")[0]
         if name not in LIBRARIES or name in versions:
             continue
-        found = re.search(rf"\.so\.({VERSION})$", os.path.realpath(root / path.lstrip("/")))
+        found = re.search(rf"\.so\.({VERSION})\Z", os.path.realpath(root / path.lstrip("/")))
         if found:
             versions[name] = found.group(1)
     return {name: versions[name] for name in LIBRARIES if name in versions}

@@ -17,6 +17,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _names
+
 # One option a line: kind[:word…], names (the last one is canonical: the one that llama-server itself prints),
 # -negations, $ENVIRONMENT. Kinds: flag, int, float, string, json, list (joined by commas), repeatable (several on a
 # command line, one in a preset), and those that no preset can use: pair (two values), removed, exits (prints and ends).
@@ -325,7 +327,6 @@ _POWER_NAME = re.compile(r"(tools|agent|mcp|ui-mcp|webui-mcp)(-.*)?")
 _POWERS = frozenset({"tools", "tools-runtime", "agent", "mcp-servers-config", "mcp-servers-json", "webui-mcp-proxy"})
 # What JSON may hold, and a line of a preset may not.
 _SPECIAL = re.compile("[;#\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@")
 
 _TRUE = ("on", "enabled", "true", "1")
 _FALSE = ("off", "disabled", "false", "0")
@@ -405,7 +406,7 @@ def refusal(key: Any, value: Any, allow: Collection[str] = ()) -> str:
     if _is_secret(name):
         how = _SECRETS.get(name, "keep it out of options and presets")
         return f"{name} is a secret, and an option shows it to other users and clients; {how}"
-    if _CREDENTIALS.search(str(value)):
+    if _names.has_credentials(value):
         return f"{name} has a user or a password in a URL, which an option shows to other users and clients"
     if _is_power(name) and name not in {_plain_name(one)[0] for one in allow}:
         option = OPTIONS.get(name)
@@ -426,7 +427,7 @@ def masked(key: str, value: Any) -> Any:
     if _is_secret(name) or name == "mcp-servers-json":
         return SECRET
     if isinstance(value, str):
-        return _CREDENTIALS.sub(rf"\g<scheme>{SECRET}@", value)
+        return _names.without_credentials(value, SECRET)
     if isinstance(value, (list, tuple)):
         return [masked(key, one) for one in value]
     return value

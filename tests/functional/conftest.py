@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible.plugins.loader import init_plugin_loader
 from hypothesis import settings
 
 # As in tests/unit/conftest.py: the same cases in every run, or with HYPOTHESIS_RANDOM=1 new ones.
 if not os.environ.get("HYPOTHESIS_RANDOM"):
     settings.load_profile("ci")
+
+# Before any test imports the collection: then Ansible's own loader finds its filters, too.
+if os.environ.get("ANSIBLE_COLLECTIONS_PATH"):
+    init_plugin_loader([os.environ["ANSIBLE_COLLECTIONS_PATH"]])
 
 RunModule = Callable[..., dict[str, Any]]
 

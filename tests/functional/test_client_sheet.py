@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils._json5 import loads
+from markdown_it import MarkdownIt
 
 TEMPLATE = Path(__file__).parents[2] / "roles/llama_clients/templates/clients.md.j2"
 ODD = """it's "a" $HOME `id` \\ model"""
@@ -68,7 +69,7 @@ def pasted(script: str) -> list[str]:
 
 
 def block(text: str, heading: str) -> str:
-    found = re.search(rf"\n## {heading}\n.*?```\w*\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"^## {heading}\n.*?^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert found
     return found[1]
 
@@ -92,6 +93,45 @@ def test_what_is_pasted_is_what_was_meant(tmp_path: Path, key: str) -> None:
     provider = loads(block(text, "OpenClaw"))["models"]["providers"]["llama-server"]
     assert [(model["id"], model["contextWindow"]) for model in provider["models"]] == [(ODD, 65536), ("small", 4096)]
     assert "| Certificate | has to be for the host in this URL" in text
+
+
+HOSTILE = "x`| <script>alert(1)</script> ![i](http://evil/)\r\n```\n# heading\n| a | b |"
+
+
+def test_a_hostile_router_adds_nothing_to_the_page(tmp_path: Path) -> None:
+    """The sheet as a browser would get it: no markup of the router's, no row, no heading, no end of a block.
+
+    Its base_url has to be a plain word, which the role checks.
+    """
+
+    def page(found: dict[str, Any]) -> list[tuple[str, int, str]]:
+        tokens = MarkdownIt("commonmark").enable("table").parse(sheet(tmp_path, found, "the-key"))
+        flat = [one for token in tokens for one in [token, *(token.children or [])]]
+        return [(token.type, token.level, token.tag) for token in flat]
+
+    model = {**MODEL, "id": HOSTILE, "aliases": [HOSTILE]}
+    hostile = {
+        **FOUND,
+        "base_url": "http://x",
+        "api_key_file": HOSTILE,
+        "task_model": HOSTILE,
+        "models": [model],
+    }
+    plain = {
+        **FOUND,
+        "base_url": "http://x",
+        "api_key_file": "/x",
+        "task_model": "x",
+        "models": [{**MODEL, "id": "x", "aliases": ["x"]}],
+    }
+    assert page(hostile) == page(plain)
+    text = sheet(tmp_path, hostile, "the-key")
+    assert json.loads(pasted(block(text, "curl"))[-2])["model"] == HOSTILE
+    numbers = {**model, "context": "1 | <b>", "load_seconds": "<i>", "at_start": False}
+    text = sheet(tmp_path, {**hostile, "models": [numbers], "longest_load_seconds": "os.system()"}, "the-key")
+    assert "<b>" not in text
+    assert "<i>" not in text
+    assert "os.system" not in text
 
 
 def test_without_key_and_models(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ PORTS = "tcp dport != { 8012, 8101, 8102, 9836 } accept"
 
 
 def rules(folder: Path, *allowed: str) -> Path:
-    """The rules for these networks, and a file with their mark beside them."""
+    """The rules for these networks."""
+    done = written(folder, *allowed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "rules"
+
+
+def written(folder: Path, *allowed: str) -> subprocess.CompletedProcess[str]:
     variables = {
         "ansible_python_interpreter": sys.executable,
         "ansible_managed": "by a test",
@@ -38,9 +44,22 @@ def rules(folder: Path, *allowed: str) -> Path:
     argv = ["ansible", "localhost", "--extra-vars", f"@{ROLE}/vars/main.yml", "--extra-vars", json.dumps(variables)]
     argv += ["--module-name", "ansible.builtin.template"]
     argv += ["--args", f"src={ROLE}/templates/firewall.nft.j2 dest={folder}/rules"]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "rules"
+    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "network", ["192.0.2.0/24\n", "0.0.0.0/0 accept; ip saddr 1.1.1.1", "2001:db8::/64\r", "192.0.2"]
+)
+def test_what_is_no_network_opens_nothing(tmp_path: Path, network: str) -> None:
+    done = written(tmp_path, "198.51.100.1", network)
+    assert done.returncode != 0
+    assert "llama_router_firewall_allow: expected addresses and networks" in done.stdout + done.stderr
+    assert not (tmp_path / "rules").exists()
+
+
+def test_networks_are_written_as_they_were_read(tmp_path: Path) -> None:
+    text = rules(tmp_path, "2001:DB8:0::1", "192.0.2.7/24", "192.0.2.0/24").read_text()
+    assert re.findall(r"saddr (.*) accept", text) == ["192.0.2.0/24", "2001:db8::1"]
 
 
 def in_force(path: Path) -> str:

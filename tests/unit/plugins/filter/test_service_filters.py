@@ -94,7 +94,7 @@ def test_what_is_no_network_is_refused(text: object) -> None:
 
 def test_networks_are_written_in_one_way() -> None:
     given = ["192.0.2.9/24", "2001:DB8:0::/64", "192.0.2.0/24", "198.51.100.7", "2001:db8:0:1::1", "198.51.100.7/32"]
-    assert networks(given) == ["192.0.2.0/24", "198.51.100.7", "2001:db8::/64", "2001:db8:0:1::1"]
+    assert networks(given) == ["192.0.2.0/24", "198.51.100.7", "2001:db8:0:1::1", "2001:db8::/64"]
     with pytest.raises(AnsibleFilterError, match="allow: expected a list"):
         networks("192.0.2.0/24", "allow")
 
@@ -111,6 +111,9 @@ def test_words_that_are_none_are_named() -> None:
     }
     assert [fault.partition(":")[0] for fault in plain_words(words)] == ["a_user", "a_list", "a_port_text"]
     assert plain_words({"names": ["*.example.org"]}, also="*") == []
+    (fault,) = plain_words({"mirror": "http://me:hidden@example.org/"})
+    assert fault.startswith("mirror: expected a URL without a user")
+    assert "hidden" not in fault
     with pytest.raises(AnsibleFilterError):
         plain_words(["x"])
 

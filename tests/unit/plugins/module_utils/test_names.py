@@ -144,6 +144,14 @@ def test_a_plain_word_may_have_signs_that_are_asked_for() -> None:
     assert _names.plain("*", also="*") == "*"
 
 
+def test_users_and_passwords_of_urls() -> None:
+    assert _names.has_credentials("at http://me:pw@example.org/x")
+    assert _names.has_credentials("https://token@example.org")
+    assert _names.has_credentials("ssh://git:pw@example.org/x")
+    assert not _names.has_credentials("ssh://git@example.org/x and https://example.org/a@b and git@example.org:x")
+    assert _names.without_credentials("a http://me:pw@b/ c") == "a http://********@b/ c"
+
+
 def test_printable() -> None:
     assert _names.printable("a\nb\x1b[0m\udc80") == "a\ufffdb\ufffd[0m\ufffd"
     assert _names.printable("x" * 1000) == "x" * 200 + "…"
