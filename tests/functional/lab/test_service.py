@@ -269,6 +269,26 @@ def test_only_the_named_networks_get_in(play: Play) -> None:
     assert reaches(0, 443)
 
 
+def test_no_server_runs_without_the_rules(play: Play) -> None:
+    """They stop with the rules' unit, and do not start while the rules cannot be loaded."""
+    servers = "llama-router llama-instance@coder llama-instance@other"
+    rules = "/etc/llama-router/firewall.nft"
+
+    def states() -> list[str]:
+        return inside(UNPRIVILEGED, f"systemctl is-active {servers} || true").split()
+
+    assert states() == ["active"] * 3
+    inside(UNPRIVILEGED, f"systemctl stop llama-router-firewall; cp {rules} /tmp/kept; echo broken >{rules}")
+    assert states() == ["inactive"] * 3
+    for server in servers.split():
+        inside(UNPRIVILEGED, f"! systemctl start {server}")
+    assert states() == ["inactive"] * 3
+    inside(UNPRIVILEGED, f"cp /tmp/kept {rules}; systemctl start {servers}")
+    assert states() == ["active"] * 3
+    assert "8012" in inside(UNPRIVILEGED, "nft list chain inet llama_router input")
+    assert "changed=0 " in play(*AT_ONE)
+
+
 def test_a_flushed_firewall_comes_back_by_the_next_run(play: Play) -> None:
     inside(UNPRIVILEGED, "nft delete table inet llama_router")
     out = play(*AT_ONE, "--tags", "router")
