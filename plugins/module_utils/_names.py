@@ -20,7 +20,9 @@ _SHOWN = 200  # characters of foreign text in a message
 # A word that means itself in a unit, a shell command, nginx's configuration, nftables' and apt's.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+,=-]+")
 # A user alone is no secret for ssh; for https it may be a token.
-_CREDENTIALS = re.compile(r"(?P<scheme>(?<![A-Za-z0-9+.-])(?!ssh://[^:/?#\s@]*@)[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@")
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>(?<![A-Za-z0-9+.-])(?!ssh://[^:/?#\s@]*@)[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\"']*@"
+)
 # Control characters, surrogates, and the separators that some readers take for the end of a line.
 _FORBIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
