@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._foreign import text
 
 NOTHING = "-"
 _WIDEST = 2000  # characters of a line
@@ -18,7 +18,7 @@ _WIDEST = 2000  # characters of a line
 
 def lines_of(report: Mapping[str, Any]) -> list[str]:
     """Without control characters, which a terminal would obey."""
-    return [printable(line, _WIDEST) for line in _lines(report)]
+    return [text(line, _WIDEST) for line in _lines(report)]
 
 
 def _lines(report: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import (
-    _foreign,
     _router_places,
     _router_report,
     _router_table,
@@ -51,7 +50,7 @@ def _show(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         text = json.dumps(report, indent=None if options.watch else 2)
     else:
-        text = "\n".join(_foreign.text(line) for line in _router_table.lines_of(report))
+        text = "\n".join(_router_table.lines_of(report))
         if options.watch and sys.stdout.isatty():
             text = CLEAR + text
     sys.stdout.write(text + "\n")

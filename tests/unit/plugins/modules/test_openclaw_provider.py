@@ -294,7 +294,7 @@ def test_a_directory_that_everybody_can_write_to(play: Play) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"models": [{"id": "a\ud800"}]}, "models: expected at most 512 printable characters"),
+        ({"models": [{"id": "a\u2028"}]}, "models: expected at most 512 printable characters"),
         ({"models": [{"id": "a", "name": "b\n}, {"}]}, "models: expected at most 512 printable characters"),
         ({"provider": "\x1b"}, "provider: expected at most 512 printable characters"),
     ],
