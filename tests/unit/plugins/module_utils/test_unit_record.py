@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -18,7 +17,9 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_fi
 def start(folder: Path, *args: object, credential: bool = False) -> Path:
     """What systemd runs at the start of x.service."""
     script = _unit_record.script(credential, str(folder))
-    subprocess.run(["/bin/sh", "-c", script, "record", "x.service", *map(str, args)], check=False)
+    # Of the strictest umask: the script sets its own.
+    command = ["/bin/sh", "-c", f"umask 077; {script}", "record", "x.service", *map(str, args)]
+    subprocess.run(command, check=False)
     return folder / "x.service.applied"
 
 
@@ -26,7 +27,6 @@ def test_record_is_roots_and_names_each_file(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("conf", "with a  blank", "100%$x'\"")]
     for file in files:
         file.write_text(file.name)
-    os.umask(0o077)
     record = start(tmp_path / "run", *files, tmp_path / "missing")
     assert _router_files.read_applied(str(record)) == _router_files.digests(map(str, files))
     assert (record.parent.stat().st_mode & 0o777, record.stat().st_mode & 0o777) == (0o755, 0o644)
