@@ -9,11 +9,11 @@ AnswerError says what was expected where, and what was found.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _json
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 LARGEST = 16 << 20  # bytes of an answer
@@ -69,19 +69,9 @@ class Model:
 def decode(data: bytes) -> Any:
     """The JSON of an answer. ValueError for what is none, AnswerError for what no router writes."""
     try:
-        return json.loads(data.decode("utf-8", "replace"), parse_int=_whole, parse_constant=_constant)
-    except RecursionError:
-        raise AnswerError("expected JSON of a few levels, found a deeply nested one") from None
-
-
-def _whole(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise AnswerError(f"expected numbers of at most {_LONGEST_NUMBER} digits, found one of {len(text)}")
-    return int(text)
-
-
-def _constant(text: str) -> float:
-    raise AnswerError(f"expected JSON's own numbers, found {text}")
+        return _json.parse(data.decode("utf-8", "replace"))
+    except _json.Unusual as error:
+        raise AnswerError(f"expected JSON as a router writes it, found: {error}") from None
 
 
 def models(answer: Any) -> list[Model]:
@@ -122,10 +112,15 @@ def event(line: bytes) -> dict[str, Any] | None:
         data["progress"] = {
             name: {"done": file["done"], "total": file["total"]}
             for name, file in files.items()
-            if all(type(file.get(key)) is int for key in ("done", "total"))
+            if all(_is_whole(file.get(key)) for key in ("done", "total"))
         }
     named = {key: _word(_optional(found, key, str, "an event", ""), key) for key in ("model", "event")}
     return {**named, "data": data}
+
+
+def _is_whole(value: Any) -> bool:
+    """True and False are numbers for isinstance."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def refusal(data: bytes) -> str | None:

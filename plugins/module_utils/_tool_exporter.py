@@ -186,7 +186,7 @@ def _event(told: object) -> dict[str, Any] | None:
     found: dict[str, Any] = {"event": str(told.get("event")), "model": str(told.get("model")), "data": {}}
     if "status" in data:
         found["data"]["status"] = str(data["status"])
-    if type(data.get("exit_code")) is int:  # and no bool
+    if isinstance(data.get("exit_code"), int) and not isinstance(data["exit_code"], bool):
         found["data"]["exit_code"] = data["exit_code"]
     return found
 

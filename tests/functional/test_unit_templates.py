@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
-# Open WebUI's is looked at in a guest (lab/test_open_webui.py).
-TEMPLATES = sorted(set(ROLES.glob("*/templates/*.service.j2")) - set(ROLES.glob("open_webui/templates/*")))
+TEMPLATES = sorted(ROLES.glob("*/templates/*.service.j2"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)

@@ -139,8 +139,11 @@ def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Ho
         home.has(NEW)
         return home
 
+    def pour(*paths: Any) -> None:
+        homes[-1].pour(*paths)
+
     make()
-    monkeypatch.setattr(database, "pour", lambda source, target: homes[-1].pour(source, target))
+    monkeypatch.setattr(database, "pour", pour)
     for name in ("symlink", "replace", "rename", "unlink", "mkdir"):
         stepping(engine.os, name)
     return make

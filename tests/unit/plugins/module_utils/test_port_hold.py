@@ -195,11 +195,13 @@ def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_who_is_connected_does_not_listen(hold: PortHold) -> None:
     """Connections have the address and port of the server's socket, too."""
-    with listen() as old, connect(old) as client, old.accept()[0]:
+    with listen() as old, connect(old) as client:
+        accepted = old.accept()[0]
         hold.take(1)
         old.close()
         assert not hold.answered()
         assert client.getpeername()[1] not in {c.port for c in _port_hold.listeners() if c.established}
+        accepted.close()
 
 
 def test_who_may_not_mark_packets_holds_nothing(hold: PortHold, monkeypatch: pytest.MonkeyPatch) -> None:

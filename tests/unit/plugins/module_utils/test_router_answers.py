@@ -113,11 +113,11 @@ def test_props_of_another_kind(changes: dict[str, Any], told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"[" * 100_000, "a few levels"),
-        (b'{"a":' * 100_000, "a few levels"),
-        (b"9" * 100_000, "18 digits"),
-        (b"NaN", "found NaN"),
-        (b"-Infinity", "found -Infinity"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"9" * 100_000, "a number of 100000 digits"),
+        (b"NaN", "NaN is not JSON"),
+        (b"-Infinity", "-Infinity is not JSON"),
     ],
 )
 def test_json_that_no_router_writes(text: bytes, told: str) -> None:
@@ -208,7 +208,7 @@ def says(text: bytes) -> Callable[[socket.socket], None]:
         (b"HTTP/1.1 302 No\r\nLocation: http://[\r\n\r\n", "answered 302 with a redirect to http://"),
         (b"HTTP/1.1 302 No\r\nLocation: file:///etc/passwd\r\n\r\n", "answered 302 with a redirect to"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: \x1b[2J\r\n\r\nx", "no JSON"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000, "a few levels"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000, "nested too deeply"),
         (b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe{}", "no JSON"),
     ],
 )

@@ -22,7 +22,7 @@ def names(content: bytes) -> set[str]:
 def test_it_holds_what_is_imported_and_no_more() -> None:
     folder = PACKAGE.replace(".", "/")
     inside = {name for name in names(pack(_router_state)) if name.startswith(folder)}
-    names_of = "_bounded _files _http_service _names _peer _port_hold _router_answers _router_api _router_places"
+    names_of = "_bounded _files _http_service _json _names _peer _port_hold _router_answers _router_api _router_places"
     wanted = ["__init__", *names_of.split(), "_router_state", "_systemd"]
     assert inside == {f"{folder}/{name}.py" for name in wanted}
 
