@@ -38,6 +38,8 @@ BLOCK = 256 << 10  # bytes, the most that is taken from a connection at once
 HASH_BLOCK = 1 << 20  # bytes
 SYNC_INTERVAL = 10.0  # seconds between two points from which a crashed machine goes on
 LOOK_INTERVAL = 0.5  # seconds
+SLOWEST = 1024  # bytes a second that a connection has to bring, on average of PACE_WINDOW
+PACE_WINDOW = 300.0  # seconds spent waiting for bytes
 EXPIRED = (400, 401, 403, 404, 410)  # what a storage server says of an address whose time is over
 
 
@@ -65,6 +67,28 @@ class Limit:
 
 class _Stopped(Exception):
     """Another thread has failed."""
+
+
+class _Pace:
+    """Ends a download whose server keeps the connection busy with next to nothing."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waited = 0.0  # seconds
+        self._arrived = 0  # bytes
+
+    def count(self, seconds: float, arrived: int) -> None:
+        """Time spent waiting, and what it brought. Raises FetchError."""
+        self._waited += seconds
+        self._arrived += arrived
+        if self._waited < PACE_WINDOW:
+            return
+        if self._arrived < SLOWEST * self._waited:
+            raise FetchError(
+                f"{shown(self._url)}: expected at least {SLOWEST} bytes a second, found {self._arrived} bytes in"
+                f" {self._waited:.0f} seconds. Run again later: what has arrived is kept"
+            )
+        self._waited, self._arrived = 0.0, 0
 
 
 class Wanted(NamedTuple):
@@ -236,6 +260,7 @@ class Download:
 
     def _fetch(self, source: _Source, index: int) -> None:
         backoff = Backoff(self._retries, self._sleep)
+        pace = _Pace(source.url)
         while source.part.left(index):
             start, end = source.part.span(index)
             try:
@@ -246,15 +271,18 @@ class Download:
                                 f"{shown(response.url)}: the server sent the whole file in place of a piece"
                             )
                         source.part.forget(index)  # without ranges all of it comes again
-                    self._pour(response, source, index, source.part.left(index), backoff)
+                    self._pour(response, source, index, source.part.left(index), backoff, pace)
             except PassingError as error:
                 backoff.wait(error)
 
-    def _pour(self, response: Any, source: _Source, index: int, count: int, backoff: Backoff) -> None:
+    def _pour(
+        self, response: Any, source: _Source, index: int, count: int, backoff: Backoff, pace: _Pace
+    ) -> None:  # fmt: skip
         """What the connection brings, up to so many bytes."""
         while count:
             if self._ends.is_set():
                 raise _Stopped
+            asked = time.monotonic()
             try:
                 block = response.read1(min(count, self._limit.block()))
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -269,6 +297,7 @@ class Download:
             with self._lock:
                 self.fetched += len(block)
             backoff.progressed()
+            pace.count(time.monotonic() - asked, len(block))
             pause = self._limit.pause(len(block))
             if pause:
                 self._sleep(pause)

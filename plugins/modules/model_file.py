@@ -160,6 +160,7 @@ options:
       - How often in a row, without a byte arriving in between, a download is tried again after what may pass (a lost
         connection, 408, 429, 5xx). The pauses grow from one second to thirty, or are what the server asks for.
       - 401, 403, 404 and a file that changed on the server are errors at once.
+      - A connection that brings less than 1024 bytes a second over five minutes is an error, too.
     type: int
     default: 8
   verify:
