@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from pathlib import Path
 
-import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.homelab.llamacpp.plugins.filter.unit_record import unit_record
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files, _unit_record
 
 
@@ -51,21 +47,3 @@ def test_notes_of_the_process_before_go(tmp_path: Path) -> None:
     start(folder, tmp_path / "missing")
     assert sorted(path.name for path in folder.iterdir()) == ["x.service.applied", "xx.service.offloaded"]
     assert _router_files.read_applied(str(folder / "x.service.applied")) == {}
-
-
-def test_line_keeps_the_words_whole() -> None:
-    line = unit_record(["/etc/a b", "/etc/100%$x"], credential="/etc/router/api-keys")
-    assert line.startswith("ExecStartPre=-+/bin/sh -c ")
-    # systemd's own quoting, as far as these words go.
-    words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.partition("=")[2])]
-    assert words[2] == _unit_record.script(True)
-    assert words[3:] == ["record", "%n", "%d/api-keys", "/etc/router/api-keys", "/etc/a b", "/etc/100%$x"]
-    assert "%d" not in unit_record(["/etc/a"])
-
-
-@pytest.mark.parametrize("paths", ["/etc/a", [None], ["relative"], None, {"/a": 1}])
-def test_other_than_paths_is_refused(paths: object) -> None:
-    with pytest.raises(AnsibleFilterError, match="expected absolute paths"):
-        unit_record(paths)
-    with pytest.raises(AnsibleFilterError, match="expected absolute paths"):
-        unit_record(["/etc/a"], credential="relative")
