@@ -128,7 +128,17 @@ class Moved:
     """The source itself: a second name of it, or on another file system a copy. The source goes once that is put."""
 
     def __init__(self, source: str, target: str, mode: int, report: Report) -> None:
-        self._source = source
+        # Its directory may be another user's, who could put another one in its place until the source is removed.
+        folder, self._name = os.path.split(source)
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._seen = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+            self._prepare(source, target, mode, report)
+        except BaseException:
+            os.close(self._folder)
+            raise
+
+    def _prepare(self, source: str, target: str, mode: int, report: Report) -> None:
         self._new: Copied | HardLinked
         try:
             self._new = HardLinked(os.path.realpath(source), target)
@@ -145,10 +155,14 @@ class Moved:
 
     def put(self, target: str) -> None:
         self._new.put(target)
-        _remove(self._source)
+        with contextlib.suppress(FileNotFoundError):
+            now = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+            if os.path.samestat(now, self._seen):
+                os.unlink(self._name, dir_fd=self._folder)
 
     def close(self) -> None:
         self._new.close()
+        os.close(self._folder)
 
 
 def _sha256(path: str, report: Report) -> str:
