@@ -334,7 +334,7 @@ class Connection(SshConnection):
         """Why the guest could not be entered, from what its node said."""
         said, _mark, status = (part.strip() for part in to_text(err).partition(f"{mark} failed\n"))
         guest = f"guest {self._vmid} on node {self.host}"
-        elsewhere = re.search(r"^/etc/pve/nodes/([\w.-]+)/lxc/\d+\.conf$", status, re.MULTILINE)
+        elsewhere = re.search(r"(?m)^/etc/pve/nodes/([\w.-]+)/lxc/\d+\.conf$", status)
         if "does not exist" in status and elsewhere:
             return (
                 f"There is no {guest}, node {elsewhere[1]} of the cluster has it: set ansible_host (and "

@@ -222,15 +222,12 @@ def alone(folder: str) -> Iterator[None]:
 
     The lock is a file that root alone can open. The directory itself can be opened, and locked, by every user.
     """
-    try:
-        lock = _files.locked(os.path.join(folder, LOCK), LOCK_SECONDS)
-        lock.__enter__()
-    except OSError as error:
-        raise ReleaseError(f"expected to work alone in the directory {folder}: {error.strerror}") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_files.locked(os.path.join(folder, LOCK), LOCK_SECONDS))
+        except OSError as error:
+            raise ReleaseError(f"expected to work alone in the directory {folder}: {error.strerror}") from None
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _same_binary(one: Release, other: Release) -> bool:

@@ -25,7 +25,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._names import DEE
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Run, Unit
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SETTING = re.compile(r"^(\s*StateDirectory\s*=)(.*)$", re.MULTILINE)
+_SETTING = re.compile(r"(?m)^(\s*StateDirectory\s*=)(.*)$")
 _ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible.module_utils import _internal
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import init_plugin_loader
 from hypothesis import settings
@@ -26,6 +27,12 @@ if os.environ.get("ANSIBLE_COLLECTIONS_PATH"):
     init_plugin_loader([os.environ["ANSIBLE_COLLECTIONS_PATH"]])
 
 RunModule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a module return its warnings: the loader above makes this process a controller, which displays them."""
+    monkeypatch.setattr(_internal, "is_controller", False)
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
         "llama_proxy_server_names": ["llama.example.org"],
         "llama_proxy_certificate": "/etc/ssl/llama.pem",
         "llama_proxy_certificate_key": "/etc/ssl/llama.key",
+        "_llama_proxy_sandbox": SANDBOX,
         "_llama_proxy_version": {"stderr": "nginx version: nginx/1.26.3"},
     },
     "open_webui": {

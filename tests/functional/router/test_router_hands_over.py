@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _port_hold, _router_quiet
+from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import LOCK
 from router_host import UNIT, Host
 from router_server import ENDLESS, LLAMA_SERVER, TESTS, wait_until
 
@@ -359,6 +360,7 @@ def test_a_full_disk_where_the_links_are(guest: Guest, tmp_path: Path) -> None:
     pid = guest.host.pid()
     with small_disk(tmp_path / "small", "nr_inodes=100") as small:
         subprocess.run(["cp", "-a", f"{guest.root}/.", str(small)], check=True)
+        (small / LOCK).touch()  # of an earlier run
         with contextlib.suppress(OSError):
             for number in range(100):
                 (small / str(number)).touch()
