@@ -31,8 +31,9 @@ lab: ## Start the lab: a Proxmox node's stand-in on this machine
 	@$(LAB) up
 
 .PHONY: lab-down
-lab-down: ## Stop the lab and take away what it put on this machine (its containers stay: lab down --purge drops them)
+lab-down: ## Stop the labs and take away what they put on this machine (their containers stay: lab down --purge drops them)
 	@$(LAB) down
+	@for n in 2 3 4; do tests/lab/nth $$n sh -c 'test ! -e "$$HOMELAB_LAB_STATE" || exec $(LAB) down'; done
 
 .PHONY: lab-images
 lab-images: ## Build the base images of the lab and of the tests
@@ -104,11 +105,11 @@ functional: venv ## Properties judged by the real llama-server and Open WebUI, a
 .PHONY: functional-lab
 functional-lab: venv lab ## The connection, the Proxmox modules, the GPU module, the driver, the CPU build and the lab itself, on the lab
 	@tests/need gpg && tests/need cc gcc && tests/need dpkg-scanpackages dpkg-dev
-	$(RUN) pytest --durations 25 tests/functional/lab
+	$(RUN) pytest --durations 25 --numprocesses 2 --dist loadfile tests/functional/lab
 
 .PHONY: molecule
-molecule: venv lab ## The roles on the lab: check mode from nothing, converge, idempotence, verify
-	cd extensions && $(RUN) molecule reset --all && $(RUN) $(CURDIR)/tests/tell_failures molecule test --all
+molecule: venv lab ## The roles on two labs: check mode from nothing, converge, idempotence, verify
+	@$(RUN) tests/molecule
 
 .PHONY: build
 build: venv ## Build the collection, install it offline, and show every plugin's and role's documentation
