@@ -90,7 +90,7 @@ def test_the_sheet(guest: HandMade, tmp_path: Path) -> None:
     sheet = file.read_text()
     assert KEY not in sheet + output
     assert f"`{url(guest)}/v1`" in sheet
-    assert "| `chat` | small | 65536 | loaded at start |" in sheet
+    assert "| `chat` | `small` | 65536 | loaded at start |" in sheet
     assert "| `shared` | - | 512 | 31 s |" in sheet  # 1024, and no more than it was trained for
     assert "task model is to be `chat`" in words(sheet)
     assert "the first one in `/etc/llama-router/api-keys` on old" in sheet
