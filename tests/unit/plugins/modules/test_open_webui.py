@@ -24,6 +24,8 @@ from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, As
 URL = "http://192.0.2.20:8012/v1"
 KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
 SECRETS = (KEY, OLD_KEY, PASSWORD, "token-of-admin", "token-of-user", "key-of-another")
+# The arguments are returned as with -vvv, so that a secret among them is seen.
+INTERNAL = {"_ansible_diff": True, "_ansible_inject_invocation": True}
 Call = Callable[..., dict[str, Any]]
 Answer = tuple[int, Any]
 
@@ -140,7 +142,7 @@ def call(webui: WebUI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         capsys.readouterr()
         warnings.clear()
         with (
-            patch_module_args({**given, "_ansible_check_mode": check, "_ansible_diff": True}),
+            patch_module_args({**given, **INTERNAL, "_ansible_check_mode": check}),
             pytest.raises(SystemExit),
         ):
             main()
@@ -148,6 +150,7 @@ def call(webui: WebUI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         for secret in SECRETS:
             assert secret not in output + "".join(warnings)
         result: dict[str, Any] = json.loads(output)
+        assert result.pop("invocation")
         result["warnings"] = list(warnings)
         return result
 

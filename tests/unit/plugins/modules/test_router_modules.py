@@ -55,11 +55,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     def run(module: str, check: bool = False, **params: Any) -> dict[str, Any]:
         main = importlib.import_module(f"ansible_collections.homelab.llamacpp.plugins.modules.{module}").main
         capsys.readouterr()
-        with patch_module_args({**params, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+        # The arguments are returned as with -vvv, so that a secret among them is seen.
+        given = {**params, "_ansible_check_mode": check, "_ansible_inject_invocation": True}
+        with patch_module_args(given), pytest.raises(SystemExit):
             main()
         output = capsys.readouterr().out
         assert KEY not in output
         result: dict[str, Any] = json.loads(output)
+        assert result.pop("invocation")
         return result
 
     return run

@@ -1,0 +1,315 @@
+# Copyright (c) 2026 The homelab.llamacpp authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Change the engines in plugins/module_utils at random places, and print how many changes the fast tests notice.
+
+Usage: mutants.py [--sample N] [--seed N] [--tests] [ENGINE ...]
+
+A mutant is one engine with one change: a comparison, a constant, a condition, an operator, an exception that is no
+longer caught, or a statement that is left out. It is killed if a test fails. Per engine the score is printed that its
+own test file reaches (tests/unit/plugins/module_utils/test_ENGINE.py), and the one that all fast tests reach that
+concern it: those that import the engine, or a plugin that imports it. Survivors are printed as a line of the engine.
+
+The sample depends on the seed, the engine's name and its text alone. All runs on a copy of the checkout. As root it
+runs in namespaces of its own, with everything but the copy read-only: a mutant may remove or kill what it should not.
+
+Neither mutmut nor cosmic-ray fits here. mutmut (3.8) names a mutant by its file's path (`plugins.module_utils._part`)
+and finds it by the module's name (`ansible_collections.homelab.llamacpp.plugins.module_utils._part`), mutates only
+what is in functions, and cannot reach the processes that tests start. cosmic-ray (8.7) writes each mutant into the
+checkout, starts Python, pytest and ansible-core anew for it, and leaves out no statements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECTION = "ansible_collections.homelab.llamacpp"
+ENGINES = "plugins/module_utils"
+_ISOLATED = "MUTANTS_ISOLATED"
+_MEMORY = 8 << 30  # bytes of a test process: some mutants allocate without end
+_OTHER: dict[type, type] = {
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
+    **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
+}
+_SKIPPED = ("annotation", "returns", "decorator_list", "type_comment")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    line: int
+    before: str
+    after: str
+    text: str
+
+
+def mutants(source: str) -> list[Mutant]:
+    tree = ast.parse(source)
+    made = []
+    for parent, field, index, node in list(_places(tree)):
+        holder = getattr(parent, field)
+        before = ast.unparse(node)
+        for other in _changes(parent, field, node):
+            if index is None:
+                setattr(parent, field, other)
+            else:
+                holder[index] = other
+            made.append(Mutant(node.lineno, before, ast.unparse(other), ast.unparse(tree)))
+        if index is None:
+            setattr(parent, field, node)
+        else:
+            holder[index] = node
+    return made
+
+
+def _places(parent: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
+    """Every statement and expression that runs, with where it hangs."""
+    for field, value in ast.iter_fields(parent):
+        if field in _SKIPPED:
+            continue
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(node, (ast.stmt, ast.expr)) and not _is_for_readers(parent, node):
+                yield parent, field, index, node
+            if isinstance(node, ast.AST) and not _is_for_readers(parent, node):
+                yield from _places(node)
+
+
+def _is_for_readers(parent: ast.AST, node: ast.AST) -> bool:
+    """Changed it would be no other program, but for how long it takes."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True  # a docstring
+    if isinstance(node, ast.Expr) and ast.unparse(node).startswith("time.sleep("):
+        return True
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        return True
+    if isinstance(node, ast.Constant) and isinstance(parent, ast.JoinedStr):
+        return True
+    if isinstance(parent, ast.keyword) and parent.arg in ("encoding", "timeout"):
+        return True
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _changes(parent: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Constant):
+        yield from _other_constant(node)
+    elif isinstance(node, ast.Compare):
+        for number, operator in enumerate(node.ops):
+            other = copy.copy(node)
+            other.ops = [*node.ops[:number], _OTHER[type(operator)](), *node.ops[number + 1 :]]
+            yield other
+    elif isinstance(node, (ast.BoolOp, ast.BinOp)) and type(node.op) in _OTHER:
+        other = copy.copy(node)
+        other.op = _OTHER[type(node.op)]()
+        yield other
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield node.operand
+    elif isinstance(node, ast.Tuple) and isinstance(parent, ast.ExceptHandler):
+        for dropped in node.elts:
+            yield ast.Tuple([one for one in node.elts if one is not dropped], ast.Load())
+    elif field == "test" and isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)):
+        yield ast.UnaryOp(ast.Not(), node)
+    elif isinstance(node, ast.Return) and node.value and not isinstance(node.value, ast.Constant):
+        yield ast.Return(ast.Constant(None))
+    elif _can_be_left_out(node):
+        yield ast.Pass()
+
+
+def _can_be_left_out(node: ast.AST) -> bool:
+    """Without a name that is missing then: that would be noticed by every test."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, (ast.Yield, ast.YieldFrom))
+    if isinstance(node, ast.Assign):
+        return not isinstance(node.targets[0], (ast.Name, ast.Tuple))
+    return isinstance(node, (ast.Raise, ast.AugAssign, ast.Break, ast.Continue))
+
+
+def _other_constant(node: ast.Constant) -> Iterator[ast.AST]:
+    value = node.value
+    if isinstance(value, bool):
+        yield ast.Constant(not value)
+    elif isinstance(value, (int, float)):
+        yield ast.Constant(value + 1)
+    elif isinstance(value, str) and value and " " not in value:
+        yield ast.Constant(value + "~")
+    elif isinstance(value, bytes) and value:
+        yield ast.Constant(value + b"~")
+
+
+def imports(path: Path) -> set[str]:
+    """The plugins of this collection that a file imports, as `module_utils._part`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{COLLECTION}.plugins."):
+            package = str(node.module)[len(f"{COLLECTION}.plugins.") :]
+            found |= {package, *(f"{package}.{name.name}" for name in node.names)}
+    return found
+
+
+class Copy:
+    """A copy of the checkout in `top` where the collection is found by its name."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.root = top.joinpath(*COLLECTION.split("."))
+        files = subprocess.check_output(
+            ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], text=True
+        ).split("\0")
+        for name in files:
+            if name and (ROOT / name).is_file():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.root / name)
+        plugins = self.root / "plugins"
+        self._plugins = {
+            ".".join(path.relative_to(plugins).with_suffix("").parts): imports(path) for path in plugins.rglob("*.py")
+        }
+        self._tests = {path: imports(path) for path in sorted((self.root / "tests" / "unit").rglob("test_*.py"))}
+        sys.path.insert(0, str(top))
+        os.environ.update(PYTHONPATH=str(top), ANSIBLE_COLLECTIONS_PATH=str(top), PYTHONDONTWRITEBYTECODE="1")
+        sys.dont_write_bytecode = True
+        os.chdir(self.root)
+
+    def tests(self, engine: str) -> tuple[list[Path], list[Path]]:
+        """The engine's own test file, and the others that concern it."""
+        name = f"module_utils.{engine}"
+        near = {name} | {plugin for plugin, imported in self._plugins.items() if name in imported}
+        own = [path for path in self._tests if path.parent.name == "module_utils" and path.stem == f"test{engine}"]
+        direct = [path for path, imported in self._tests.items() if name in imported and path not in own]
+        return own, direct + [p for p, i in self._tests.items() if near & i and p not in own and p not in direct]
+
+    def passes(self, tests: Sequence[Path], limit: float) -> bool:
+        """Whether these tests pass, in a process of their own that ends after `limit` seconds."""
+        child = os.fork()
+        if not child:
+            _run_tests(tests)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                _kill(child)
+                return status == 0
+            time.sleep(0.01)
+        _kill(child)
+        os.waitpid(child, 0)
+        return False
+
+
+def _run_tests(tests: Sequence[Path]) -> None:
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in () if os.environ.get("MUTANTS_SHOW") else (0, 1, 2):
+        os.dup2(nothing, number)
+    import pytest
+
+    code = 3
+    try:
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib"]
+        code = int(pytest.main([*options, *map(str, tests)]))
+    finally:
+        os._exit(code)
+
+
+def _kill(leader: int) -> None:
+    """What a test has left running goes with it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def measure(checkout: Copy, engine: str, sample: int, seed: int) -> tuple[int, int, int]:
+    """How many mutants of this engine there were, and were killed by its own tests, and by all fast ones."""
+    path = checkout.root / ENGINES / f"{engine}.py"
+    source = path.read_text(encoding="utf-8")
+    every = mutants(source)
+    chosen = random.Random(f"{seed} {engine}").sample(every, min(sample, len(every)))
+    own, others = checkout.tests(engine)
+    scores = []
+    alive = chosen
+    for tests in (own, others):
+        if tests and alive:
+            path.write_text(ast.unparse(ast.parse(source)), encoding="utf-8")
+            begun = time.monotonic()
+            if not checkout.passes(tests, 600):
+                sys.exit(f"{engine}: the tests do not pass without a mutant: {' '.join(map(str, tests))}")
+            limit = 20 + 5 * (time.monotonic() - begun)
+            alive = [mutant for mutant in alive if _survives(checkout, path, mutant, tests, limit)]
+        scores.append(len(chosen) - len(alive))
+    path.write_text(source, encoding="utf-8")
+    for mutant in alive:
+        print(f"  {engine}.py:{mutant.line}: {_short(mutant.before)}  ->  {_short(mutant.after)}")
+    return len(chosen), scores[0], scores[1]
+
+
+def _survives(checkout: Copy, path: Path, mutant: Mutant, tests: Sequence[Path], limit: float) -> bool:
+    path.write_text(mutant.text, encoding="utf-8")
+    return checkout.passes(tests, limit)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:100]
+
+
+def isolate() -> None:
+    """Go on in namespaces of its own, where only the temporary directory can be written to."""
+    if os.geteuid() != 0 or os.environ.get(_ISOLATED):
+        return
+    os.environ[_ISOLATED] = "1"
+    prepare = 'mount -o remount,ro,bind / && mount -t tmpfs -o mode=1777 none /tmp && ip link set lo up && exec "$@"'
+    spaces = ["unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
+    os.execvp("unshare", [*spaces, "sh", "-c", prepare, "sh", sys.executable, *sys.argv])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sample", type=int, default=15, help="mutants of an engine")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tests", action="store_true", help="only print which tests concern each engine")
+    parser.add_argument("engines", nargs="*", metavar="ENGINE", help="as _part; all by default")
+    wanted = parser.parse_args()
+    there = sorted(path.stem for path in (ROOT / ENGINES).glob("_*.py") if path.stem != "__init__")
+    unknown = sorted(set(wanted.engines) - set(there))
+    if unknown:
+        parser.error(f"no such engine in {ENGINES}: {', '.join(unknown)}")
+    isolate()
+    # What every test needs is imported once; the collection itself in each process anew.
+    import ansible.module_utils.basic  # noqa: F401
+    import hypothesis  # noqa: F401
+    import pytest  # noqa: F401
+
+    total = [0, 0, 0]
+    with tempfile.TemporaryDirectory() as top:
+        checkout = Copy(Path(top))
+        for engine in wanted.engines or there:
+            if wanted.tests:
+                print(engine, *(str(p.relative_to(checkout.root)) for tests in checkout.tests(engine) for p in tests))
+                continue
+            begun = time.monotonic()
+            counts = measure(checkout, engine, wanted.sample, wanted.seed)
+            total = [before + count for before, count in zip(total, counts)]
+            print(_score(engine, *counts), f"({time.monotonic() - begun:.0f} s)", flush=True)
+        os.chdir(ROOT)
+    print(_score("all", *total))
+
+
+def _score(name: str, count: int, own: int, fast: int) -> str:
+    percent = f"{100 * fast // count} %" if count else "-"
+    return f"{name:28} own tests {own:4}/{count:<4} all fast tests {fast:4}/{count:<4} {percent:>5}"
+
+
+if __name__ == "__main__":
+    main()
