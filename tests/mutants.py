@@ -25,6 +25,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import json
 import os
 import random
 import resource
@@ -37,6 +38,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = "ansible_collections.homelab.llamacpp"
@@ -54,6 +57,7 @@ _SKIPPED = ("annotation", "returns", "decorator_list", "type_comment")
 @dataclass(frozen=True)
 class Mutant:
     line: int
+    lines: range  # of its statement, up to the change
     before: str
     after: str
     text: str
@@ -62,7 +66,7 @@ class Mutant:
 def mutants(source: str) -> list[Mutant]:
     tree = ast.parse(source)
     made = []
-    for parent, field, index, node in list(_places(tree)):
+    for parent, field, index, node, first in list(_places(tree, 0)):
         holder = getattr(parent, field)
         before = ast.unparse(node)
         for other in _changes(parent, field, node):
@@ -70,7 +74,9 @@ def mutants(source: str) -> list[Mutant]:
                 setattr(parent, field, other)
             else:
                 holder[index] = other
-            made.append(Mutant(node.lineno, before, ast.unparse(other), ast.unparse(tree)))
+            made.append(
+                Mutant(node.lineno, range(first, node.end_lineno + 1), before, ast.unparse(other), ast.unparse(tree))
+            )
         if index is None:
             setattr(parent, field, node)
         else:
@@ -78,16 +84,18 @@ def mutants(source: str) -> list[Mutant]:
     return made
 
 
-def _places(parent: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """Every statement and expression that runs, with where it hangs."""
+def _places(parent: ast.AST, first: int) -> Iterator[tuple[ast.AST, str, int | None, ast.AST, int]]:
+    """Every statement and expression that runs, with where it hangs, and the first line of its statement."""
     for field, value in ast.iter_fields(parent):
         if field in _SKIPPED:
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if isinstance(node, (ast.stmt, ast.expr)) and not _is_for_readers(parent, node):
-                yield parent, field, index, node
-            if isinstance(node, ast.AST) and not _is_for_readers(parent, node):
-                yield from _places(node)
+            if not isinstance(node, ast.AST) or _is_for_readers(parent, node):
+                continue
+            begins = node.lineno if isinstance(node, (ast.stmt, ast.ExceptHandler)) else first
+            if isinstance(node, (ast.stmt, ast.expr)):
+                yield parent, field, index, node, begins
+            yield from _places(node, begins)
 
 
 def _is_for_readers(parent: ast.AST, node: ast.AST) -> bool:
@@ -180,9 +188,17 @@ class Copy:
         }
         self._tests = {path: imports(path) for path in sorted((self.root / "tests" / "unit").rglob("test_*.py"))}
         sys.path.insert(0, str(top))
-        os.environ.update(PYTHONPATH=str(top), ANSIBLE_COLLECTIONS_PATH=str(top), PYTHONDONTWRITEBYTECODE="1")
-        sys.dont_write_bytecode = True
+        os.environ.update(PYTHONPATH=str(top), ANSIBLE_COLLECTIONS_PATH=str(top), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        sys.dont_write_bytecode = False
         os.chdir(self.root)
+        self._time = 0
+
+    def put(self, path: Path, text: str) -> None:
+        """With another time than any text before it, by which Python knows that what it has compiled is of another."""
+        path.write_text(text, encoding="utf-8")
+        self._time += 1
+        os.utime(path, (self._time, self._time))
 
     def tests(self, engine: str) -> tuple[list[Path], list[Path]]:
         """The engine's own test file, and the others that concern it."""
@@ -192,11 +208,11 @@ class Copy:
         direct = [path for path, imported in self._tests.items() if name in imported and path not in own]
         return own, direct + [p for p, i in self._tests.items() if near & i and p not in own and p not in direct]
 
-    def passes(self, tests: Sequence[Path], limit: float) -> bool:
+    def passes(self, run: Run, limit: float) -> bool:
         """Whether these tests pass, in a process of their own that ends after `limit` seconds."""
         child = os.fork()
         if not child:
-            _run_tests(tests)
+            _run_tests(run)
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
@@ -209,7 +225,54 @@ class Copy:
         return False
 
 
-def _run_tests(tests: Sequence[Path]) -> None:
+class Run:
+    """A pytest plugin: run some tests of these files, and note which of them come to which line of `engine`.
+
+    Lines are noted under the test that ran, or under "" while pytest imports the files.
+    """
+
+    def __init__(self, files: Sequence[Path], only: set[str] | None = None, engine: Path | None = None) -> None:
+        self.files = [path for path in files if only is None or any(_file_of(test) in str(path) for test in only)]
+        self.engine = str(engine)
+        self._only = only
+        self._tests: dict[int, list[str]] = {}
+        self._now = ""
+        self.notes = Path(tempfile.gettempdir()) / "lines.json"
+        self.notes.unlink(missing_ok=True)
+
+    def lines(self) -> dict[int, set[str]]:
+        return {int(line): set(tests) for line, tests in json.loads(self.notes.read_text()).items()}
+
+    def begin(self) -> None:
+        if self.engine != "None" and hasattr(sys, "monitoring"):
+            sys.monitoring.use_tool_id(sys.monitoring.COVERAGE_ID, "mutants")
+            sys.monitoring.register_callback(sys.monitoring.COVERAGE_ID, sys.monitoring.events.LINE, self._line)
+            sys.monitoring.set_events(sys.monitoring.COVERAGE_ID, sys.monitoring.events.LINE)
+
+    def _line(self, code: CodeType, line: int) -> object:
+        if code.co_filename == self.engine:
+            self._tests.setdefault(line, []).append(self._now)
+        return sys.monitoring.DISABLE  # until the next test
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self._only is not None:
+            items[:] = [item for item in items if item.nodeid in self._only]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._now = nodeid
+        if hasattr(sys, "monitoring"):
+            sys.monitoring.restart_events()
+
+    def pytest_sessionfinish(self) -> None:
+        if self.engine != "None":
+            self.notes.write_text(json.dumps(self._tests))
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _run_tests(run: Run) -> None:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -219,8 +282,9 @@ def _run_tests(tests: Sequence[Path]) -> None:
 
     code = 3
     try:
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib"]
-        code = int(pytest.main([*options, *map(str, tests)]))
+        run.begin()
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+        code = int(pytest.main([*options, *map(str, run.files)], [run]))
     finally:
         os._exit(code)
 
@@ -240,24 +304,37 @@ def measure(checkout: Copy, engine: str, sample: int, seed: int) -> tuple[int, i
     own, others = checkout.tests(engine)
     scores = []
     alive = chosen
-    for tests in (own, others):
-        if tests and alive:
-            path.write_text(ast.unparse(ast.parse(source)), encoding="utf-8")
+    for files in (own, others):
+        if files and alive:
+            checkout.put(path, source)
             begun = time.monotonic()
-            if not checkout.passes(tests, 600):
-                sys.exit(f"{engine}: the tests do not pass without a mutant: {' '.join(map(str, tests))}")
+            base = Run(files, engine=path)
+            if not checkout.passes(base, 600):
+                sys.exit(f"{engine}: the tests do not pass without a mutant: {' '.join(map(str, files))}")
             limit = 20 + 5 * (time.monotonic() - begun)
-            alive = [mutant for mutant in alive if _survives(checkout, path, mutant, tests, limit)]
+            seen = base.lines()
+            alive = [
+                mutant for mutant in alive if _survives(checkout, path, mutant, Run(files, _near(mutant, seen)), limit)
+            ]
         scores.append(len(chosen) - len(alive))
-    path.write_text(source, encoding="utf-8")
+    checkout.put(path, source)
     for mutant in alive:
         print(f"  {engine}.py:{mutant.line}: {_short(mutant.before)}  ->  {_short(mutant.after)}")
     return len(chosen), scores[0], scores[1]
 
 
-def _survives(checkout: Copy, path: Path, mutant: Mutant, tests: Sequence[Path], limit: float) -> bool:
-    path.write_text(mutant.text, encoding="utf-8")
-    return checkout.passes(tests, limit)
+def _near(mutant: Mutant, seen: dict[int, set[str]]) -> set[str] | None:
+    """The tests that come to the changed statement; None for all: of one that runs when the engine is imported.
+
+    A line that no test comes to may be one of a process that a test starts.
+    """
+    tests = {test for line in mutant.lines for test in seen.get(line, ())}
+    return None if "" in tests or not tests else tests
+
+
+def _survives(checkout: Copy, path: Path, mutant: Mutant, run: Run, limit: float) -> bool:
+    checkout.put(path, mutant.text)
+    return checkout.passes(run, limit)
 
 
 def _short(text: str) -> str:
