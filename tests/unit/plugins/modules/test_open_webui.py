@@ -207,6 +207,9 @@ def test_what_another_changes_meanwhile_stays(webui: WebUI, call: Call) -> None:
     assert call("connection", url=URL, api_key=KEY)["index"] == 2
     now = webui.state["/openai/config"]
     assert now["OPENAI_API_BASE_URLS"] == ["http://new:1/v1", "https://other/v1", URL]
+    assert now["OPENAI_API_KEYS"] == ["key-of-another", "key-of-another", KEY]
+    assert now["OPENAI_API_CONFIGS"].keys() == {"0", "1", "2"}
+    assert now["ENABLE_OPENAI_API"] is True
     assert now["OPENAI_API_CONFIGS"]["0"] == {"enable": False}
     assert now["OPENAI_API_CONFIGS"]["1"] == {"enable": True, "later": 1}
 
