@@ -108,7 +108,7 @@ def _is_for_readers(parent: ast.AST, node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Constant) and isinstance(parent, ast.JoinedStr):
         return True
-    if isinstance(parent, ast.keyword) and parent.arg in ("encoding", "timeout"):
+    if isinstance(parent, ast.keyword) and parent.arg in ("encoding", "timeout", "help", "metavar"):
         return True
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
