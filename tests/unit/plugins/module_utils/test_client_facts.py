@@ -45,7 +45,9 @@ def made(path: Path, mib: int) -> str:
         (model(ctx_size="8192", parallel="4"), 2048),
         (model(ctx_size="8192", parallel="4", n_ctx=8192), 2048),
         (model(ctx_size="8192", parallel="4", n_ctx=512), 512),
-        (model(ctx_size="8192", parallel="4", kv_unified="on"), 8192),
+        *((model(ctx_size="8192", parallel="4", kv_unified=on), 8192) for on in ("on", "enabled", "true", "1")),
+        (model(ctx_size="8192", parallel="0"), 8192),
+        (model(ctx_size="x"), None),
         (model(ctx_size="8192", parallel="4", kv_unified="off"), 2048),
     ],
 )

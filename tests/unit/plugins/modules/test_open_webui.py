@@ -283,6 +283,31 @@ def test_every_way_not_to_be_let_in(
     assert webui.written == []
 
 
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_request_takes_some_time(webui: WebUI, call: Call, seconds: int) -> None:
+    failed = call("models", order=["a"], request_timeout=seconds)
+    assert f"request_timeout: a number of seconds above 0 was wanted, {seconds} was found" in failed["msg"]
+    assert not call("models", order=["mine"], request_timeout=1).get("failed")
+
+
+def test_a_version_of_many_signs_is_told_in_short(webui: WebUI, call: Call) -> None:
+    webui.about = (200, {"version": "1\x1b" + "9" * 500, "features": {}})
+    webui.missing = {"/api/v1/models/all"}
+    failed = call("models", models=[{"id": "a"}])
+    assert "\x1b" not in failed["msg"]
+    assert 30 < failed["msg"].count("9") < 60
+
+
+def test_a_validation_of_many_entries_is_told_in_short(webui: WebUI, call: Call) -> None:
+    entry = {"loc": ["body", 3], "msg": "bad " * 200}
+    webui.verified = (422, {"detail": [*[entry] * 500, "x", {"loc": None, "msg": None}]})
+    message = call("connection", url=URL, api_key=KEY)["msg"]
+    assert "(422): body.3: bad bad" in message
+    assert len(message) < 700
+    webui.verified = (422, {"detail": [{"loc": None, "msg": "odd"}, "x", {"loc": ["a"]}]})
+    assert "(422): ?: odd; a: None" in call("connection", url=URL, api_key=KEY)["msg"]
+
+
 def test_nobody_there(call: Call) -> None:
     failed = call("models", webui_url="http://127.0.0.1:1", order=["a"])
     assert "Open WebUI was wanted at http://127.0.0.1:1, nothing listens there" in failed["msg"]
