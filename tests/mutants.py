@@ -298,6 +298,14 @@ def _kill(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
+class Unmutated(Exception):
+    """Tests fail by themselves, so nothing can be said."""
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    return [path.name for path in files]
+
+
 def measure(checkout: Copy, engine: str, sample: int, seed: int) -> tuple[int, int, int]:
     """How many mutants of this engine there were, and were killed by its own tests, and by all fast ones."""
     path = checkout.root / ENGINES / f"{engine}.py"
@@ -313,7 +321,7 @@ def measure(checkout: Copy, engine: str, sample: int, seed: int) -> tuple[int, i
             begun = time.monotonic()
             base = Run(files, engine=path)
             if not checkout.passes(base, 600):
-                sys.exit(f"{engine}: the tests do not pass without a mutant: {' '.join(map(str, files))}")
+                raise Unmutated(f"{engine}: these tests do not pass without a mutant: {' '.join(_names(files))}")
             limit = 20 + 5 * (time.monotonic() - begun)
             seen = base.lines()
             alive = [
@@ -372,6 +380,7 @@ def main() -> None:
     import pytest  # noqa: F401
 
     total = [0, 0, 0]
+    failed = False
     with tempfile.TemporaryDirectory() as top:
         checkout = Copy(Path(top))
         for engine in wanted.engines or there:
@@ -379,11 +388,17 @@ def main() -> None:
                 print(engine, *(str(p.relative_to(checkout.root)) for tests in checkout.tests(engine) for p in tests))
                 continue
             begun = time.monotonic()
-            counts = measure(checkout, engine, wanted.sample, wanted.seed)
+            try:
+                counts = measure(checkout, engine, wanted.sample, wanted.seed)
+            except Unmutated as error:
+                print(error, flush=True)
+                failed = True
+                continue
             total = [before + count for before, count in zip(total, counts)]
             print(_score(engine, *counts), f"({time.monotonic() - begun:.0f} s)", flush=True)
         os.chdir(ROOT)
     print(_score("all", *total))
+    sys.exit(failed)
 
 
 def _score(name: str, count: int, own: int, fast: int) -> str:
