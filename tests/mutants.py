@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Change the engines in plugins/module_utils at random places, and print how many changes the fast tests notice.
 
-Usage: mutants.py [--sample N] [--seed N] [--tests] [ENGINE ...]
+Usage: mutants.py [--sample N] [--seed N] [--own] [--tests] [ENGINE ...]
 
 A mutant is one engine with one change: a comparison, a constant, a condition, an operator, an exception that is no
 longer caught, or a statement that is left out. It is killed if a test fails. Per engine the score is printed that its
@@ -306,13 +306,14 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [path.name for path in files]
 
 
-def measure(checkout: Copy, engine: str, sample: int, seed: int) -> tuple[int, int, int]:
+def measure(checkout: Copy, engine: str, sample: int, seed: int, own_alone: bool) -> tuple[int, int, int]:
     """How many mutants of this engine there were, and were killed by its own tests, and by all fast ones."""
     path = checkout.root / ENGINES / f"{engine}.py"
     source = path.read_text(encoding="utf-8")
     every = mutants(source)
     chosen = random.Random(f"{seed} {engine}").sample(every, min(sample, len(every)))
     own, others = checkout.tests(engine)
+    others = [] if own_alone else others
     scores = []
     alive = chosen
     for files in (own, others):
@@ -366,6 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sample", type=int, default=15, help="mutants of an engine")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--own", action="store_true", help="only run each engine's own test file, which is fast")
     parser.add_argument("--tests", action="store_true", help="only print which tests concern each engine")
     parser.add_argument("engines", nargs="*", metavar="ENGINE", help="as _part; all by default")
     wanted = parser.parse_args()
@@ -389,7 +391,7 @@ def main() -> None:
                 continue
             begun = time.monotonic()
             try:
-                counts = measure(checkout, engine, wanted.sample, wanted.seed)
+                counts = measure(checkout, engine, wanted.sample, wanted.seed, wanted.own)
             except Unmutated as error:
                 print(error, flush=True)
                 failed = True
