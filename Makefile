@@ -188,6 +188,10 @@ fuzz-minute: venv ## A minute of it, which begins alike in every run
 fuzz: venv ## Ten minutes of coverage-guided fuzzing of what reads foreign data: files, names, records, answers
 	$(RUN) tests/fuzz/run
 
+.PHONY: mutants
+mutants: venv ## Change each engine at random and count what the fast tests notice: make mutants [ENGINES="_part _files"] [SAMPLE=15] [SEED=1] [OWN=1]
+	$(RUN) nice -n 19 python tests/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(OWN),--own) $(ENGINES)
+
 .PHONY: bench-preset
 bench-preset: venv ## router_preset against a loop of ini_file
 	$(RUN) python tests/bench/preset.py

@@ -219,8 +219,8 @@ class Instances:
     def _start(self, instance: Instance) -> None:
         unit = self._unit(instance)
         since, begun = time.time(), time.monotonic()
-        unit.reset_failed()
         try:
+            unit.reset_failed()
             unit.restart()
         except UnitError as error:
             raise InstanceError(self._crash(instance, since, str(error))) from None

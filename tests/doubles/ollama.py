@@ -5,7 +5,7 @@
 
 It keeps what its operators rely on: port 11434 on 127.0.0.1, /api/ps, a model that stays loaded after an answer for
 OLLAMA_KEEP_ALIVE or the request's own keep_alive (a duration like 5m, seconds, 0 for not at all, below 0 for ever), and
-503 from OLLAMA_MAX_LOADED_MODELS=0 never: that means automatic. Anything else is 404.
+503 from OLLAMA_MAX_LOADED_MODELS=0 never: that means automatic. Anything else is 404, a model that was not pulled too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+PULLED = ("qwen3:8b",)
 SIZE = 512 << 20  # bytes of VRAM that a model of its says that it takes
 
 
@@ -47,6 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/api/generate":
             self.answer(404, b"404 page not found", "text/plain")
+            return
+        if request["model"] not in PULLED:
+            self.answer(404, json.dumps({"error": f"model '{request['model']}' not found"}).encode())
             return
         keep = duration(request["keep_alive"]) if "keep_alive" in request else self.keep_alive
         self.loaded[request["model"]] = time.monotonic() + keep

@@ -56,9 +56,13 @@ def run_module(
             "vmid": 130,
         }
         given = {key: value for key, value in {**defaults, **options}.items() if value is not None}
-        with patch_module_args({**given, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+        internal = {"_ansible_check_mode": check, "_ansible_inject_invocation": True}
+        with patch_module_args({**given, **internal}), pytest.raises(SystemExit):
             module.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        secrets = {"api_password", "api_token_secret"} & given.keys()
+        arguments = result.pop("invocation")["module_args"]
+        assert all(arguments[name] == "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" for name in secrets)
         return result
 
     return run_once

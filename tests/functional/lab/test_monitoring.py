@@ -245,7 +245,13 @@ def hasty(guest: Guest) -> Iterator[None]:
     assert changed(guest.play("prometheus.yml")) == 0
 
 
-@pytest.mark.parametrize("alert", [name for name in FAULTS if LONG or name not in SLOW])
+@pytest.mark.parametrize(
+    "alert",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(name in SLOW and not LONG, reason="make test-monitoring does it"))
+        for name in FAULTS
+    ],
+)
 def test_an_alert_fires_when_it_is_done_and_clears_when_it_is_undone(guest: Guest, hasty: None, alert: str) -> None:
     if alert in ("LlamacppDriverMismatch", "LlamacppGpuReadingStale"):
         give_gpus(guest)

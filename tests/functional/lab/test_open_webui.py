@@ -155,7 +155,10 @@ def test_what_people_made_stays(home: Home) -> None:
     webui.ask("/openai/config/update", config)
     webui.ask("/api/v1/tasks/config/update", {**webui.ask("/api/v1/tasks/config"), "TASK_MODEL_EXTERNAL": ""})
     assert changed(home.only())["chat"] == 1
-    assert webui.ask("/openai/config")["OPENAI_API_BASE_URLS"][0] == "https://example.invalid/v1"
+    now = webui.ask("/openai/config")
+    assert now["OPENAI_API_BASE_URLS"] == config["OPENAI_API_BASE_URLS"]
+    assert now["OPENAI_API_KEYS"] == config["OPENAI_API_KEYS"]
+    assert now["OPENAI_API_CONFIGS"]["0"]["enable"] is False
     assert webui.ask("/api/v1/tasks/config")["TASK_MODEL_EXTERNAL"] == "small"
 
 

@@ -65,12 +65,15 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         main = importlib.import_module(f"ansible_collections.homelab.llamacpp.plugins.modules.{module}").main
         capsys.readouterr()
         warnings._global_warnings.clear()  # kept for the process, which is a module's own in real life
-        with patch_module_args({**params, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+        # The arguments are returned as with -vvv, so that a secret among them is seen.
+        given = {**params, "_ansible_check_mode": check, "_ansible_inject_invocation": True}
+        with patch_module_args(given), pytest.raises(SystemExit):
             main()
         output = capsys.readouterr().out
         for key in KEYS:
             assert key not in output
         result: dict[str, Any] = json.loads(output)
+        assert result.pop("invocation")
         result["warnings"] = [warning["event"]["msg"] for warning in result.get("warnings", [])]
         return result
 

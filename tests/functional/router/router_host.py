@@ -48,7 +48,7 @@ class Host:
         self.unit.write_text(
             "[Service]\n"
             "RuntimeDirectory=llama-router\n"
-            f"ExecStartPre=sha256sum {files} > {self.applied}\n"
+            f"ExecStartPre=/bin/sh -c 'sha256sum {files} > {self.applied}'\n"
             f"ExecStart={LLAMA_SERVER} --host 127.0.0.1 --port {self.port} --api-key-file {self.keys}"
             f" --models-preset {self.presets} --models-dir {self.folder_of_models} --models-max {limit} --reuse-port\n"
             "Restart=on-failure\nRestartSec=30\n" + extra

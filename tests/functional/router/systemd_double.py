@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(os.environ["SYSTEMD_DOUBLE"])
+CLEAN = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)  # systemd.service(5), SuccessExitStatus=
 IDLE = {
     "active": "inactive",
     "sub": "dead",
@@ -155,9 +156,10 @@ class Service:
         for folder in self.setting("RuntimeDirectory"):
             (HOME / "run" / folder).mkdir(parents=True)
         for command in self.setting("ExecStartPre"):
-            done = subprocess.run(
-                command, shell=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            argv = shlex.split(command)  # no shell: what needs one names it
+            if not argv[0].startswith("/"):
+                fail(f"double: ExecStartPre= has to name its program by its path, not {argv[0]}")
+            done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             with self.journal.open("a") as journal:
                 print(*(f"{time.time()} {line}" for line in done.stdout.splitlines()), sep="\n", file=journal)
             if done.returncode != 0:
@@ -201,10 +203,11 @@ class Service:
             self.clear()
             with self.alone():
                 ended = {"code": "2" if status < 0 else "1", "status": str(abs(status)), "pid": 0}
-                if status == 0 or self.remembered()["sub"] == "stop-sigterm":
+                if status == 0 or -status in CLEAN:
                     self._remember(active="inactive", sub="dead", supervisor=0, **ended)
                     os._exit(0)
-                if self.last("Restart", "no") == "no":
+                # What is told to stop is not started again, but it has failed if it did not end well.
+                if self.last("Restart", "no") == "no" or self.remembered()["sub"] == "stop-sigterm":
                     result = "timeout" if late else "signal" if status < 0 else "exit-code"
                     self._remember(active="failed", sub="failed", supervisor=0, result=result, **ended)
                     os._exit(0)

@@ -32,6 +32,15 @@ def test_status_and_output() -> None:
     assert "No such file" in errors
 
 
+def test_output_that_is_no_text() -> None:
+    assert run_bounded(["printf", r"a\377"]) == (0, "a\ufffd", "")
+    assert run_bounded(["sh", "-c", r"printf 'b\376' >&2"]) == (0, "", "b\ufffd")
+
+
+def test_it_has_no_input() -> None:
+    assert run_bounded(["cat"]) == (0, "", "")
+
+
 def test_a_command_that_is_late_is_ended() -> None:
     assert run_bounded(["sleep", "600"], 0.1, 60)[0] == _bounded.TIMED_OUT
 
@@ -77,6 +86,10 @@ def test_a_command_that_cannot_be_killed_is_left_behind_and_not_started_again(
     assert status == _bounded.LEFT_BEHIND
     assert "nor by SIGKILL" in errors
     assert unkillable == [signal.SIGTERM, signal.SIGKILL]
+    (left,) = _bounded._left.values()
+    assert left.stdout is not None
+    assert left.stderr is not None
+    assert (left.stdout.closed, left.stderr.closed) == (True, True), "its pipes would stay open for as long as it hangs"
     status, _output, errors = run_bounded([str(program)], 1, 0.1)
     assert status == _bounded.LEFT_BEHIND
     assert "still hangs" in errors
@@ -87,6 +100,20 @@ def test_a_command_that_cannot_be_killed_is_left_behind_and_not_started_again(
     process.wait(60)
     program.write_text("#!/bin/sh\necho back\n")
     assert run_bounded([str(program)], 60) == (0, "back\n", "")
+
+
+def test_a_process_outside_its_group_that_holds_its_output_is_not_waited_for(tmp_path: Path) -> None:
+    """The command itself has ended: it may be started again."""
+    pid = tmp_path / "pid"
+    daemon = f"setsid sh -c 'echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 600' &"
+    daemon += f" until [ -e {pid} ]; do sleep 0.01; done"
+    try:
+        status, _output, errors = run_bounded(["sh", "-c", daemon], 1, 0.1)
+        assert status == _bounded.TIMED_OUT
+        assert errors == "sh did not end within 1 seconds"
+        assert _bounded._left == {}
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def test_no_command_of_the_gpus_waits_for_timeout() -> None:

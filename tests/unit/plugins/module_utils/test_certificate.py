@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def certificate(end: datetime.datetime) -> x509.Certificate:
+def certificate(end: datetime.datetime, begin: int = 1980) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "llama.example.org" * 3)])
     made = x509.CertificateBuilder(name, name, KEY.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(datetime.datetime(1980, 1, 1)).not_valid_after(end)
+    made = made.not_valid_before(datetime.datetime(begin, 1, 1)).not_valid_after(end)
     return made.sign(KEY, hashes.SHA256())
 
 
@@ -35,6 +35,14 @@ def certificate(end: datetime.datetime) -> x509.Certificate:
 def test_the_end(end: datetime.datetime) -> None:
     end = end.replace(microsecond=0)
     data = certificate(end).public_bytes(serialization.Encoding.DER)
+    assert not_after(data) == end.replace(tzinfo=datetime.timezone.utc).timestamp()
+
+
+@pytest.mark.parametrize("year", [1950, 1951, 1999, 2000, 2049, 2050])
+def test_years_of_two_digits(year: int) -> None:
+    """RFC 5280, 4.1.2.5.1: 50 to 99 are of the last century."""
+    end = datetime.datetime(year, 6, 1, 12, 30, 59)
+    data = certificate(end, 1950).public_bytes(serialization.Encoding.DER)
     assert not_after(data) == end.replace(tzinfo=datetime.timezone.utc).timestamp()
 
 
@@ -74,4 +82,5 @@ def test_what_a_server_shows_though_it_has_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["llama.example.org", ":443", "localhost:https"])
 def test_an_address_that_is_none(address: str) -> None:
-    assert look(address)["reason"] == f"an address as HOST:PORT was wanted, {address!r} was found"
+    told = f"an address as HOST:PORT was wanted, {address!r} was found"
+    assert look(address) == {"address": address, "expires": None, "reason": told}

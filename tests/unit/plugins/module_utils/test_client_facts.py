@@ -45,7 +45,9 @@ def made(path: Path, mib: int) -> str:
         (model(ctx_size="8192", parallel="4"), 2048),
         (model(ctx_size="8192", parallel="4", n_ctx=8192), 2048),
         (model(ctx_size="8192", parallel="4", n_ctx=512), 512),
-        (model(ctx_size="8192", parallel="4", kv_unified="on"), 8192),
+        *((model(ctx_size="8192", parallel="4", kv_unified=on), 8192) for on in ("on", "enabled", "true", "1")),
+        (model(ctx_size="8192", parallel="0"), 8192),
+        (model(ctx_size="x"), None),
         (model(ctx_size="8192", parallel="4", kv_unified="off"), 2048),
     ],
 )
@@ -123,6 +125,55 @@ def test_how_others_reach_it(url: str, outside: str, monkeypatch: pytest.MonkeyP
     assert from_outside(url) == outside
 
 
+class Ways:
+    """A machine's sockets: the address that packets leave from, for each family that has a way out."""
+
+    def __init__(self, **ways: str) -> None:
+        self.ways = {getattr(socket, family): address for family, address in ways.items()}
+
+    def __call__(self, family: int, kind: int) -> Any:
+        assert kind == socket.SOCK_DGRAM, "a connection would send something"
+        return Way(self.ways.get(family))
+
+
+class Way:
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self.connected = False
+
+    def connect(self, place: tuple[str, int]) -> None:
+        assert place[0] not in ("127.0.0.1", "::1")
+        if self.address is None:
+            raise OSError(101, "Network is unreachable")
+        self.connected = True
+
+    def getsockname(self) -> tuple[str, int]:
+        assert self.address
+        return (self.address if self.connected else "0.0.0.0", 40001)
+
+    def __enter__(self) -> Way:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ways", "address"),
+    [
+        ({"AF_INET": "192.0.2.20", "AF_INET6": "2001:db8::20"}, "192.0.2.20"),
+        ({"AF_INET6": "2001:db8::20"}, "[2001:db8::20]"),
+        ({}, "127.0.0.1"),
+    ],
+)
+def test_the_own_address_is_the_one_that_packets_leave_from(
+    ways: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_client_facts.socket, "socket", Ways(**ways))
+    assert _client_facts.own_address() == address
+
+
 def test_the_own_address_is_one_of_this_machine() -> None:
-    with socket.socket() as server:
-        server.bind((_client_facts.own_address().strip("[]"), 0))
+    address = _client_facts.own_address().strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
+        server.bind((address, 0))

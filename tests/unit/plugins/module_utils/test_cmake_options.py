@@ -99,3 +99,35 @@ def test_a_dead_name_that_an_old_tree_still_has_is_fine() -> None:
 
 def test_the_command_line() -> None:
     assert arguments({"B": True, "A": ["86", "89"], "C": "x y", "D": 1}) == ["-DA=86;89", "-DB=ON", "-DC=x y", "-DD=1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("GGML_CUBLAS", "GGML_CUDA"),
+        ("GGML_HIPBLAS", "GGML_HIP"),
+        ("LLAMA_CLBLAST", "GGML_VULKAN"),
+        ("LLAMA_CURL", "LLAMA_OPENSSL"),
+        ("LLAMA_HIPBLAS", "GGML_HIP"),
+        ("LLAMA_SERVER_SSL", "LLAMA_OPENSSL"),
+        ("LLAMA_VULKAN", "GGML_VULKAN"),
+        *((name, "") for name in ("GGML_CUDA_DMMV_X", "GGML_CUDA_FORCE_DMMV", "GGML_CUDA_MMV_Y", "LLAMA_CUDA_F16")),
+    ],
+)
+def test_names_of_old_guides(old: str, new: str) -> None:
+    told = f"the new name is {new}" if new else "nothing replaces it, leave it out"
+    assert problems({old: True}, TreeOptions(switches={"LLAMA_X"}), {}) == [f"{old} is gone: {told}"]
+
+
+@pytest.mark.parametrize("value", [True, False, "on", "Off", "YES", "no", "true", "FALSE", "y", "N", 1, 0, "1", "0"])
+def test_what_a_switch_takes(value: Any) -> None:
+    assert problems({"A": value}, TreeOptions(switches={"A"}), {}) == []
+    assert problems({"A": value}, TreeOptions(values={"A"}), {}) == []
+
+
+@pytest.mark.parametrize("value", ["", "2", 2, None, [], "onn", "enabled"])
+def test_what_a_switch_does_not_take(value: Any) -> None:
+    assert problems({"A": value}, TreeOptions(switches={"A"}), {}) == [
+        f"A is a switch: true or false was wanted, not {value!r}"
+    ]
+    assert problems({"A": value}, TreeOptions(values={"A"}), {}) == []

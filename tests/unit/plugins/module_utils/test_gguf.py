@@ -11,6 +11,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import gguf as gguf_package
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _gguf
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import (
@@ -480,3 +481,18 @@ def test_shards_have_a_number_and_together_a_limit(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_gguf, "MAX_ENTRIES", 10)
     with pytest.raises(GGUFError, match="more than 10 tensors"):
         read_model(str(tmp_path / "m-00002-of-00002.gguf"))
+
+
+def test_tensor_types_are_those_of_the_reference() -> None:
+    """Number, name, elements and bytes of a block, of llama.cpp's own package."""
+    reference = {
+        kind.value: (kind.name.lower(), *gguf_package.GGML_QUANT_SIZES[kind])
+        for kind in gguf_package.GGMLQuantizationType
+    }
+    # The package counts its two sums as 32-bit numbers; in ggml-common.h block_q8_1 has two of 16 bits.
+    reference[9] = ("q8_1", 32, 2 + 2 + 32)
+    ours = {kind: (name.lower(), *sizes) for kind, (name, *sizes) in _gguf.TENSOR_TYPES.items()}
+    assert {kind: ours.get(kind) for kind in reference} == reference
+    # Newer than the package: a 16-bit scale and two bits an element.
+    newer = {42: ("q2_0", 64, 2 + 64 * 2 // 8)}
+    assert {kind: ours[kind] for kind in ours.keys() - reference.keys()} == newer

@@ -7,6 +7,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import os
+import pwd
 import socket
 import sys
 import threading
@@ -19,7 +20,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _model_store, _port_hold, _router_children
+from ansible_collections.homelab.llamacpp.plugins.module_utils import (
+    _instances,
+    _model_store,
+    _port_hold,
+    _router_children,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._instances import (
     InstanceError,
     Instances,
@@ -40,6 +46,8 @@ class Machine:
         self.enabled: set[str] = set()
         self.said: list[str] = []
         self.breaks = ""  # the one that does not come up
+        self.gate = ""  # the one whose ExecStartPre= fails, which systemctl tells
+        self.loading = False  # whether models are still being loaded
         self.refuses = self.open = self.killed = self.changed = False
 
     def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
@@ -70,6 +78,9 @@ class Machine:
             self.enabled.discard(name)
         if verb in ("restart", "stop"):
             self.stop(name)
+        if verb == "restart" and name == self.gate:
+            told = "failed because the control process exited with error code."
+            return 1, "", f"Job for llama-instance@{name}.service {told}\n"
         if verb == "restart" and name != self.breaks:
             self.start(name)
         return 0, "", ""
@@ -80,6 +91,7 @@ class Machine:
         self.run_dir.mkdir(exist_ok=True)
         (self.run_dir / f"llama-instance@{name}.service.applied").write_text("".join(lines))
         keys = [] if self.open else files[1].read_text().split()
+        machine = self
         port = next(line for line in files[0].read_text().splitlines() if line.startswith("PORT="))
 
         class Handler(BaseHTTPRequestHandler):
@@ -87,7 +99,13 @@ class Machine:
                 sent = str(self.headers.get("Authorization")).replace("Bearer ", "")
                 good = self.path == "/health" or not keys or sent in keys
                 body = b'{"data": []}' if good else b'{"error": {"message": "Invalid API Key"}}'
-                self.send_response(200 if good else 401)
+                status = 200 if good else 401
+                if machine.loading:
+                    status, body = (
+                        503,
+                        b'{"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}',
+                    )
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -121,16 +139,18 @@ def entry(machine: Machine, name: str, port: int, **more: Any) -> dict[str, Any]
     return {"name": name, "state": "started", "port": port, "environment": environment, **more}
 
 
-def converge(machine: Machine, *wanted: dict[str, Any], check: bool = False) -> dict[str, str]:
+def converge(
+    machine: Machine, *wanted: dict[str, Any], check: bool = False, user: str = getpass.getuser(), timeout: float = 60
+) -> dict[str, str]:
     places = Places(
         str(machine.config),
         str(machine.run_dir),
         "llama-instance",
-        getpass.getuser(),
+        user,
         "/bin/llama-server",
         (),
         str(machine.config.parent),
-        60,
+        timeout,
     )
     instances = Instances(wanted, places, machine)
     instances.look()
@@ -357,3 +377,138 @@ def test_a_key_does_not_go_to_another_user_on_its_port(machine: Machine, monkeyp
     monkeypatch.setattr(_port_hold, "listeners", listeners)
     with pytest.raises(InstanceError, match="the key is not sent"):
         converge(machine, entry(machine, "coder", port))
+
+
+def test_a_start_that_systemd_refuses_keeps_no_other_one_down(machine: Machine) -> None:
+    """As one whose ExecStartPre= fails: then systemctl itself fails."""
+    wanted = [entry(machine, "first", free_port()), entry(machine, "second", free_port())]
+    machine.gate = "first"
+    with pytest.raises(InstanceError) as caught:
+        converge(machine, *wanted)
+    assert "instance first was wanted running: systemctl restart llama-instance@first.service failed: Job for" in str(
+        caught.value
+    )
+    assert "Its journal's last words: error: no room" in str(caught.value)
+    assert list(machine.servers) == ["second"]
+    machine.gate = ""
+    assert converge(machine, *wanted) == {"first": "start", "second": "none"}
+
+
+def test_earlier_failures_that_systemd_does_not_know_keep_no_other_one_down(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [entry(machine, "first", free_port()), entry(machine, "second", free_port())]
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        if argv[1:] == ["reset-failed", "llama-instance@first.service"]:
+            return 1, "", "Failed to reset failed state of unit: Unit not loaded."
+        return Machine.__call__(machine, argv)
+
+    places = Places(
+        str(machine.config), str(machine.run_dir), "llama-instance", getpass.getuser(), "/bin/x", (), None, 60
+    )
+    instances = Instances(wanted, places, run)
+    instances.look()
+    with pytest.raises(InstanceError, match=r"instance first was wanted running: systemctl reset-failed .* not loaded"):
+        instances.converge()
+    assert list(machine.servers) == ["second"]
+
+
+def test_a_model_that_takes_too_long(machine: Machine) -> None:
+    machine.loading = True
+    with pytest.raises(InstanceError, match=r"running: its model is not loaded in 0\.2 s\. Its journal's last words"):
+        converge(machine, entry(machine, "coder", free_port()), timeout=0.2)
+    assert list(machine.servers) == ["coder"]
+
+
+@pytest.mark.parametrize("left", ["env", "keys"])
+def test_what_is_left_of_one_that_is_absent_goes(machine: Machine, left: str) -> None:
+    """As after a run that was cut off."""
+    (machine.config / f"coder.{left}").write_text("left")
+    gone = {"name": "coder", "state": "absent"}
+    assert converge(machine, gone, check=True) == {"coder": "remove"}
+    assert converge(machine, gone) == {"coder": "remove"}
+    assert list(machine.config.iterdir()) == []
+
+
+def test_whom_the_files_belong_to(machine: Machine) -> None:
+    """The key is the service's own; its environment is root's, for it to read."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    nobody = pwd.getpwnam("nobody")
+    converge(machine, entry(machine, "coder", free_port()), user="nobody")
+    keys, env = (os.stat(machine.config / f"coder.{kind}") for kind in ("keys", "env"))
+    assert (keys.st_uid, keys.st_gid, keys.st_mode & 0o777) == (nobody.pw_uid, 0, 0o400)
+    assert (env.st_uid, env.st_gid, env.st_mode & 0o777) == (0, nobody.pw_gid, 0o640)
+
+
+def test_a_model_that_cannot_be_read_is_refused_before_anything_is_written(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    coder["environment"]["MODEL"] = "/nowhere/model.gguf"
+    with pytest.raises(InstanceError, match=r"instance coder: its model /nowhere/model.gguf was wanted, it cannot be"):
+        converge(machine, coder)
+    assert list(machine.config.iterdir()) == []
+
+
+def test_a_key_that_the_server_does_not_take(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = machine.start
+    coder = entry(machine, "coder", free_port())
+    (machine.config / "coder.keys").write_text("a-key-of-some-length\n")
+
+    def started(name: str) -> None:
+        (machine.config / "coder.keys").chmod(0o600)
+        (machine.config / "coder.keys").write_text("another-key-of-length\n")
+        start(name)
+        (machine.config / "coder.keys").write_text("a-key-of-some-length\n")
+
+    monkeypatch.setattr(machine, "start", started)
+    with pytest.raises(InstanceError, match=r"instance coder: it refuses the first key of .*coder.keys"):
+        converge(machine, coder)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_where_an_instance_is_reached(host: str, reached: str) -> None:
+    assert _instances._reachable(host) == reached
+
+
+OFFLOADED = "load_tensors: offloaded {}/33 layers to GPU"
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "wrong"),
+    [
+        ([OFFLOADED.format(33)], "--threads 1", False),
+        ([OFFLOADED.format(0)], "--threads 1", True),
+        ([OFFLOADED.format(10)], "--n-gpu-layers 10", False),
+        ([], "--threads 1", False),
+    ],
+)
+def test_an_instance_that_computes_on_the_cpu_is_an_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, lines: list[str], options: str, wrong: bool
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def complaint(what: str, seen: Any, devices: list[str], layers: str) -> str | None:
+        asked.append((what, seen, devices, layers))
+        return "on the CPU" if wrong else None
+
+    monkeypatch.setattr(_instances._offload, "complaint", complaint)
+    monkeypatch.setattr(_instances._offload, "read", lambda journal: lines or None)
+    coder = entry(machine, "coder", free_port())
+    coder["environment"].update(OPTIONS=options, DEVICES="CUDA0 CUDA1")
+    if wrong:
+        with pytest.raises(InstanceError, match=r"\Aon the CPU\Z"):
+            converge(machine, coder)
+    else:
+        converge(machine, coder)
+    layers = "10" if "10" in options else "all"
+    assert asked == ([("the instance coder", lines, ["CUDA0", "CUDA1"], layers)] if lines else [])

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _tool_keeper
 from ansible_collections.homelab.llamacpp.plugins.module_utils._keeper import (
     Keeper,
     Use,
@@ -235,34 +234,6 @@ def test_a_connection_is_seen() -> None:
             assert is_connected(port)
 
 
-def test_the_program_tells_each_reason_once_and_ends_for_a_key_that_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
-) -> None:
-    errors = [RouterError("down"), RouterError("down"), None, RouterError("down"), Refused("the key", 401, "")]
-    pauses: list[float] = []
-
-    def look(_keeper: Keeper, _client: object) -> bool:
-        error = errors.pop(0)
-        if error:
-            raise error
-        return True
-
-    monkeypatch.setattr(Keeper, "look", look)
-    monkeypatch.setattr(_tool_keeper.time, "sleep", pauses.append)
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-some-length\n")
-    argv = ["--url", "http://127.0.0.1:1", "--api-key-file", str(keys), "--unload-idle", "40"]
-    assert _tool_keeper.main(argv) == 1
-    assert capsys.readouterr().out.splitlines() == ["down", "down", "the key"]
-    assert pauses == [10, 10, 1, 10]
-
-
-def test_the_program_says_that_it_has_no_key(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
-    argv = ["--url", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "keys")]
-    assert _tool_keeper.main(argv) == 1
-    assert "there is no such file" in capsys.readouterr().out
-
-
 def test_a_kept_model_that_runs_is_not_missing() -> None:
     """No idle neighbour makes room for it."""
     for status in ("loaded", "loading", "sleeping"):
@@ -284,3 +255,14 @@ def test_a_load_that_is_refused_with_the_key_is_told() -> None:
     for status in (400, 500):
         case.refusal = Refused("", status, "")
         assert not case.look(after=100)
+
+
+def test_patience_ends_at_its_second() -> None:
+    """A kept model is brought back as soon as its patience is over, not a look later."""
+    case = Case(keep=["kept"], patience=10)
+    case.look(kept="unloaded")
+    assert case.look(after=5)
+    case.look(kept="unloaded")
+    assert not case.look(after=9)
+    assert case.look(after=1)
+    assert case.asked == ["load kept", "load kept"]

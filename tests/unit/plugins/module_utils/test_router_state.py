@@ -227,6 +227,8 @@ def test_unload() -> None:
 def test_an_unload_that_somebody_else_was_quicker_with() -> None:
     client = Script([model("a", "loaded")], [model("a")], refusals=[(400, "model is not running")])
     router(client).unload(["a"], 10)
+    assert client.asked == [("unload", "a")]
+    assert client.models()[0].status == "unloaded"
 
 
 def test_an_unload_that_a_request_undoes() -> None:

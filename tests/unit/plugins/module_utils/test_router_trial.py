@@ -4,23 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import (
-    _llama_dry_run,
-    _router_quiet,
-    _router_trial,
-    _unit_twin,
-)
-from ansible_collections.homelab.llamacpp.plugins.module_utils._port_hold import Connection
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _router_trial
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_files import Sized
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_trial import Trial, room_beside
-from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_twin import Ended, Settings, Twin
+from ansible_collections.homelab.llamacpp.plugins.module_utils._unit_twin import Twin
+from ansible_collections.homelab.llamacpp.tests.unit.unit_double import RUNNING, Systemd
 
 
 def plan(usable: int, **totals: int) -> dict[str, Any]:
@@ -52,123 +51,10 @@ def test_lines_of_options() -> None:
     assert preset.line_number("a", "threads") == preset.line_number("none", "threads") == 0
 
 
-UNIT = """
-[Unit]
-Requires=other.service
-[Service]
-User=daemon
-Environment=LLAMA_CACHE=/var/cache "LLAMA_ARG_MODEL=/x.gguf"
-# ExecStart=/bin/commented
-ExecStartPre=/bin/gate
-ExecStart=/usr/bin/llama-server --host 127.0.0.1 \\
-  # a comment within
-  --api-key-file %d/api-keys \\
-  --alias "two words"
-RuntimeDirectory=llama-router
-SyslogIdentifier=%N
-NoNewPrivileges=true
-[Install]
-WantedBy=multi-user.target
-"""
-
-
-class Systemd:
-    """A unit with one drop-in; keeps the units that are written and what was asked."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, unit: str = UNIT, drop_in: str = "") -> None:
-        self.folder = folder
-        self.asked: list[list[str]] = []
-        self.written: list[str] = []
-        (folder / "llama-router.service").write_text(unit)
-        (folder / "more.conf").write_text(drop_in)
-        places = {"UNITS": str(folder / "units"), "FOLDER": str(folder / "folder"), "RUNTIME": str(folder / "runtime")}
-        for name, place in places.items():
-            monkeypatch.setattr(_unit_twin, name, place)
-
-    def __call__(self, argv: Sequence[str]) -> tuple[int, str, str]:
-        self.asked.append(list(argv[1:]))
-        shown = {
-            "LoadState": "loaded",
-            "ActiveState": "failed",
-            "FragmentPath": str(self.folder / "llama-router.service"),
-            "DropInPaths": str(self.folder / "more.conf"),
-            "User": "",
-            "Group": "",
-            "ExecMainCode": "1",
-            "ExecMainStatus": "1",
-            "Result": "exit-code",
-        }
-        if argv[1] == "show":
-            names = argv[3].partition("=")[2].split(",")
-            return 0, "".join(f"{name}={shown[name]}\n" for name in names), ""
-        if argv[1] == "start":
-            (file,) = (self.folder / "units").iterdir()
-            self.written.append(file.read_text())
-            return 1, "", "failed"
-        return 0, "", ""
-
-
-def test_a_twin_has_the_settings_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """User, environment and sandbox; not its dependencies, its other commands and its folders."""
-    systemd = Systemd(tmp_path, monkeypatch, drop_in="[Service]\nMemoryMax=1G\n[Unit]\nConflicts=x.service\n")
-    settings = Settings.of(systemd, "llama-router.service")
-    assert settings.program == "/usr/bin/llama-server"
-    assert settings.words.split()[2:4] == ["--api-key-file", "%d/api-keys"]
-    assert settings.names("LLAMA_") == ["LLAMA_ARG_MODEL", "LLAMA_CACHE"]
-    with Twin(systemd, settings).made() as twin:
-        presets = Path(twin.write("models.ini", "hf-token = secret"))
-        assert presets.stat().st_mode & 0o777 == 0o440
-        command = twin.command("/new/llama-server", settings.words, ["--host", "a b"], {"A": "$1"}, ["LLAMA_X"])
-        assert twin.to_its_end(command, 7) == Ended("1", "")
-    (text,) = systemd.written
-    lines = text.splitlines()
-    for line in ("User=daemon", "NoNewPrivileges=true", "MemoryMax=1G", "SyslogIdentifier=llama-router"):
-        assert line in lines
-    assert [line for line in lines if line.startswith("ExecStart=")] == [
-        'ExecStart="/usr/bin/env" "-u" "LLAMA_X" "A=$$1" "/new/llama-server" --host 127.0.0.1'
-        '    --api-key-file %d/api-keys    --alias "two words" "--host" "a b"'
-    ]
-    assert "TimeoutStartSec=7" in lines
-    for word in ("Requires", "Conflicts", "ExecStartPre", "WantedBy", "=llama-router\n"):
-        assert word not in text.replace("SyslogIdentifier=llama-router\n", "")
-    assert list((tmp_path / "folder").iterdir()) == list((tmp_path / "units").iterdir()) == []
-    verbs = [asked[0] for asked in systemd.asked]
-    assert verbs.count("daemon-reload") == 2
-    assert verbs[-1] == "daemon-reload"
-
-
-@pytest.mark.parametrize("command", ["", "+/usr/bin/llama-server", "!/usr/bin/llama-server", "@/bin/llama-server x"])
-def test_units_that_have_no_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    systemd = Systemd(tmp_path, monkeypatch, drop_in=f"[Service]\nExecStart=\nExecStart={command}\n")
-    with pytest.raises(UnitError, match="to start one program as its user"):
-        Settings.of(systemd, "llama-router.service")
-
-
 def test_a_unit_that_starts_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     systemd = Systemd(tmp_path, monkeypatch, drop_in="[Service]\nExecStart=\nExecStart=/opt/start.sh\n")
     with pytest.raises(RouterError, match=r"to start llama-server itself, found /opt/start.sh"):
         Trial(systemd, "llama-router.service", "/new/llama-server", 1)
-
-
-def test_the_last_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drop_in = "[Service]\nExecStart=\nExecStart=:/opt/llama-server --x $y\n"
-    systemd = Systemd(tmp_path, monkeypatch, drop_in=drop_in)
-    settings = Settings.of(systemd, "llama-router.service")
-    assert (settings.words, settings.expands) == (" --x $y", False)
-    command = Twin(systemd, settings).command("/new", settings.words, ["$z"], {})
-    assert command == ':"/usr/bin/env" "/new" --x $y "$z"'
-
-
-def test_a_word_that_ends_the_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The router tells the arguments of a model, and they become a line of a unit."""
-    systemd = Systemd(tmp_path, monkeypatch)
-    settings = Settings.of(systemd, "llama-router.service")
-    with Twin(systemd, settings).made() as twin:
-        for word in ("a\rNoNewPrivileges=false", "a\0b"):
-            with pytest.raises(UnitError, match="a command of one line"):
-                twin.command("/new", "", [word], {})
-        twin.to_its_end(twin.command("/new", "", ["a\nUser=root"], {}), 1)
-    assert "User=root" not in [line for text in systemd.written for line in text.splitlines()]
 
 
 def test_all_options_that_it_does_not_know_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,40 +96,249 @@ def test_an_option_that_is_refused_for_ever_ends(tmp_path: Path, monkeypatch: py
         trial.reads(str(presets))
 
 
-def test_what_a_dry_run_says() -> None:
-    refused = "0.00 E srv  llama_server: failed to initialize router models: option 'x' not recognized in preset 'm'\n"
-    assert _llama_dry_run.refusal(refused) == "option 'x' not recognized in preset 'm'"
-    assert _llama_dry_run.refusal("couldn't bind HTTP server socket") == ""
-    assert _llama_dry_run.refusal("Segmentation fault") is None
-    assert _llama_dry_run.last_words("a\nb\nc\nd\n") == "b / c / d"
-    assert _llama_dry_run.last_words("") == "nothing"
-
-
-@pytest.mark.parametrize(
-    ("state", "ready", "busy"),
-    [(0x01, True, True), (0x0A, True, False), (0x06, True, False), (0x0A, False, True)],
-)
-def test_an_answer_is_a_connection_to_a_models_process(
-    monkeypatch: pytest.MonkeyPatch, state: int, ready: bool, busy: bool
-) -> None:
-    table = [Connection(2, "127.0.0.1", 50001, state, 0, 0), Connection(2, "127.0.0.1", 8012, 0x01, 0, 0)]
-    child = _router_quiet._router_children.Process(1, 0.0, ("--alias", "a", "--port", "50001"))
-    monkeypatch.setattr(_router_quiet._router_children, "children", lambda pid: {"a": child})
-    monkeypatch.setattr(_router_quiet._port_hold, "connections", lambda: iter(table))
-    monkeypatch.setattr(_router_quiet, "_ready", lambda port: ready)
-    assert _router_quiet.busy(1) is busy
-    assert _router_quiet.wait_until_quiet(1, 0) is not busy
-
-
-def test_quiet_has_to_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([True, False, True, False, False, False, False, False, False])
-    seen: list[bool] = []
-    monkeypatch.setattr(_router_quiet, "_PAUSE", 0.02)
-    monkeypatch.setattr(_router_quiet, "busy", lambda pid: seen.append(next(answers)) or seen[-1])
-    assert _router_quiet.wait_until_quiet(1, 5, 0.03)
-    assert len(seen) >= 5
-
-
 def test_arguments_without_some() -> None:
     args = ["--host", "127.0.0.1", "--alias", "a", "--port", "0", "--jinja"]
     assert _router_trial._without(args, ("--host", "--port")) == ["--alias", "a", "--jinja"]
+
+
+def trial_of(systemd: Systemd, timeout: float = 60) -> Trial:
+    return Trial(systemd, "llama-router.service", "/new/llama-server", timeout)
+
+
+COULD_NOT_BIND = "0.00.100.000 E srv  start: couldn't bind HTTP server socket, hostname: /nonexistent-folder/x.sock\n"
+
+
+def test_a_build_that_reads_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends where it cannot listen; the presets that it gets are those on disk."""
+    systemd = Systemd(tmp_path, monkeypatch)
+    systemd.says = COULD_NOT_BIND
+    read: list[str] = []
+
+    def serves(text: str) -> None:
+        path = text.partition('"--models-preset" "')[2].partition('"')[0]
+        read.append(Path(path).read_text())
+
+    systemd.serves = serves
+    presets = tmp_path / "models.ini"
+    presets.write_text("[a]\nctx-size = 1\n")
+    trial_of(systemd).reads(str(presets))
+    assert read == ["[a]\nctx-size = 1\n"]
+    (text,) = systemd.written
+    command = next(line for line in text.splitlines() if line.startswith("ExecStart="))
+    assert f'"--host" "{_llama_dry_run.HOST}" "--offline"' in command
+    assert '--alias "two words"' in command
+    runtime = text.partition("WorkingDirectory=")[2].partition("\n")[0]
+    assert f'"LLAMA_CACHE={runtime}" "/new/llama-server"' in command
+    assert f"TimeoutStartSec={_llama_dry_run.TIMEOUT}" in text
+
+
+def test_a_router_without_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = Systemd(tmp_path, monkeypatch)
+    systemd.says = COULD_NOT_BIND
+    trial_of(systemd).reads(None)
+    assert "--models-preset" not in systemd.written[0]
+    systemd.says = "error: invalid argument: --gone\n"
+    with pytest.raises(RouterError, match="was wanted to read the command line as the router does, it refuses"):
+        trial_of(systemd).reads(None)
+
+
+@pytest.mark.parametrize(
+    ("ends", "says", "told"),
+    [
+        ({}, "x\nerror: invalid argument: --gone\ny\n", "error: invalid argument: --gone (on the command line of"),
+        ({}, 'error while handling argument "--port": stoi\n', 'error while handling argument "--port": stoi (on'),
+        ({"Result": "timeout"}, "", f"it took more than {_llama_dry_run.TIMEOUT} s"),
+        ({"ActiveState": "deactivating"}, "", f"it took more than {_llama_dry_run.TIMEOUT} s"),
+        ({"ExecMainCode": "3", "ExecMainStatus": "11"}, "", "it ended with signal 11 and said: nothing"),
+        ({}, "one\ntwo\n", "it ended with 1 and said: one / two"),
+        ({}, "failed to initialize router models: no such folder\n", "it refuses: no such folder. Take out"),
+    ],
+)
+def test_a_build_that_reads_something_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: dict[str, str], says: str, told: str
+) -> None:
+    systemd = Systemd(tmp_path, monkeypatch)
+    systemd.says = says
+    systemd.ends.update(ends)
+    presets = tmp_path / "models.ini"
+    presets.write_text("[a]\nctx-size = 1\n")
+    with pytest.raises(RouterError) as caught:
+        trial_of(systemd).reads(str(presets))
+    assert told in str(caught.value)
+    assert len(systemd.written) == 1
+
+
+def test_presets_that_nobody_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RouterError, match=r"nowhere.ini was wanted readable: No such file"):
+        trial_of(Systemd(tmp_path, monkeypatch)).reads(str(tmp_path / "nowhere.ini"))
+
+
+class LlamaServer(socketserver.ThreadingUnixStreamServer):
+    """Listens on a socket; `ready` are the statuses of /health, the last one for ever, `said` its completion."""
+
+    daemon_threads = True
+    said: tuple[int, Any] = (200, {"content": " there was\x1b a", "tokens_predicted": 8})
+    ready: list[int]
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, Handler)
+        self.ready = [503, 200]
+        self.asked: list[Any] = []
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: LlamaServer
+
+    def do_GET(self) -> None:
+        assert self.path == "/health"
+        self._answer(self.server.ready.pop(0) if len(self.server.ready) > 1 else self.server.ready[0], {})
+
+    def do_POST(self) -> None:
+        assert self.path == "/completion"
+        assert self.headers["Content-Type"] == "application/json"
+        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        status, answer = self.server.said
+        if status:
+            self._answer(status, answer)
+
+    def _answer(self, status: int, answer: Any) -> None:
+        body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+
+class Beside:
+    """A trial whose twin serves as `prepare` makes it; `systemd` and `server` are there afterwards."""
+
+    def __init__(self, systemd: Systemd) -> None:
+        self.systemd = systemd
+        self.systemd.ends = dict(RUNNING)
+        self.systemd.serves = self.serves
+        self.server: LlamaServer | None = None
+        self.prepare: Callable[[LlamaServer], None] = lambda server: None
+
+    def serves(self, text: str) -> None:
+        address = Path(text.partition('"--host" "')[2].partition('"')[0])
+        address.parent.mkdir(parents=True, exist_ok=True)  # RuntimeDirectory=
+        self.server = LlamaServer(str(address))
+        self.prepare(self.server)
+
+    def answers(self, on_gpu: bool = False, writes: bool = True, timeout: float = 60) -> str:
+        args = ("/old/llama-server", "--host", "127.0.0.1", "--port", "50001", "--ctx-size", "8", "--alias", "m")
+        options = {} if writes else {"embedding": "true"}
+        model = Model("m", (), (), "loaded", False, None, "preset", options, args, 50001, ("text",), {})
+        sized = Sized(model, "/models/m.gguf", 1)
+        return trial_of(self.systemd, timeout).answers(sized, on_gpu)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
+    # The name of a socket has at most 108 characters.
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    one = Beside(Systemd(tmp_path, monkeypatch))
+    yield one
+    if one.server:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+def test_what_it_answers_from_the_smallest_model(beside: Beside) -> None:
+    assert beside.answers() == " there was\ufffd a"
+    assert beside.server
+    assert beside.server.asked == [
+        {"prompt": "Once upon a time", "n_predict": 8, "ignore_eos": True, "temperature": 0},
+    ]
+    (text,) = beside.systemd.written
+    command = text.partition("ExecStart=")[2].partition("\n")[0]
+    assert "50001" not in command
+    for part in (
+        '"-u" "LLAMA_ARG_MODEL" "-u" "LLAMA_CACHE"',
+        '"CUDA_VISIBLE_DEVICES=" "HIP_VISIBLE_DEVICES=" "GGML_VK_VISIBLE_DEVICES="',
+        '"--model" "/models/m.gguf" "--ctx-size" "512" "--parallel" "1" "--device" "none" "--n-gpu-layers" "0"',
+        '"--offline"',
+    ):
+        assert part in command
+    runtime = text.partition("WorkingDirectory=")[2].partition("\n")[0]
+    assert f'"LLAMA_CACHE={runtime}"' in command
+    assert "RuntimeMaxSec=150" in text
+    assert "stop" in beside.systemd.verbs
+
+
+def test_with_room_on_the_gpu_it_takes_the_routers_options(beside: Beside) -> None:
+    beside.answers(on_gpu=True)
+    command = beside.systemd.written[0].partition("ExecStart=")[2].partition("\n")[0]
+    assert '"--ctx-size" "8" "--alias" "m" "--host"' in command
+    assert "VISIBLE_DEVICES" not in command
+    assert '"-u"' not in command
+    assert "50001" not in command
+
+
+def test_a_model_that_writes_no_text_only_has_to_load(beside: Beside) -> None:
+    assert beside.answers(writes=False) == ""
+    assert beside.server
+    assert beside.server.asked == []
+
+
+def test_one_that_ends_before_it_is_ready(beside: Beside) -> None:
+    beside.systemd.says = "0.00.107.388 E srv  bad: no room\n"
+
+    def prepare(server: LlamaServer) -> None:
+        server.ready = [503]
+        threading.Timer(0.1, lambda: beside.systemd.ends.update(ActiveState="failed")).start()
+
+    beside.prepare = prepare
+    with pytest.raises(RouterError, match=r"it ended with 0 before it was ready; it said: E srv  bad: no room\. Stay"):
+        beside.answers()
+
+
+def test_one_that_never_gets_ready(beside: Beside) -> None:
+    beside.prepare = lambda server: server.ready.__setitem__(slice(None), [503])
+    with pytest.raises(RouterError, match=r"m beside the router, it does not serve after 0\.1 s; it said: nothing"):
+        beside.answers(timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((500, {"error": "x"}), "answered with status 500"),
+        ((500, {"content": "x", "tokens_predicted": 8}), "answered with status 500"),
+        ((200, {"content": "", "tokens_predicted": 0}), "answered with status 200"),
+        ((200, {"content": "", "tokens_predicted": "8"}), "answered with status 200"),
+        ((200, {"content": ""}), "answered with status 200"),
+        ((200, [1]), "answered with status 200"),
+        ((200, "<html>"), "answered with status 0"),
+        ((0, None), "answered with status 0"),
+    ],
+)
+def test_one_that_loads_and_does_not_answer(beside: Beside, said: tuple[int, Any], told: str) -> None:
+    beside.prepare = lambda server: setattr(server, "said", said)
+    with pytest.raises(RouterError, match=f"it loaded the model and {told} when it was asked"):
+        beside.answers()
+
+
+def test_one_that_ends_when_it_is_asked(beside: Beside) -> None:
+    """systemd may see the end a moment later than its client does."""
+
+    def prepare(server: LlamaServer) -> None:
+        server.said = (0, None)
+        real = server.asked.append
+
+        def asked(body: Any) -> None:
+            real(body)
+            killed = {"ActiveState": "failed", "ExecMainCode": "2", "ExecMainStatus": "11"}
+            threading.Timer(0.1, beside.systemd.ends.update, [killed]).start()
+
+        server.asked = type("Asked", (list,), {"append": lambda self, body: asked(body)})()
+
+    beside.prepare = prepare
+    with pytest.raises(RouterError, match="it loaded the model and ended with signal 11 when it was asked"):
+        beside.answers()

@@ -24,6 +24,8 @@ from ansible_collections.homelab.llamacpp.tests.unit.http_double import JSON, As
 URL = "http://192.0.2.20:8012/v1"
 KEY, OLD_KEY, PASSWORD = "the-routers-key", "the-former-key", "the-admins-password"
 SECRETS = (KEY, OLD_KEY, PASSWORD, "token-of-admin", "token-of-user", "key-of-another")
+# The arguments are returned as with -vvv, so that a secret among them is seen.
+INTERNAL = {"_ansible_diff": True, "_ansible_inject_invocation": True}
 Call = Callable[..., dict[str, Any]]
 Answer = tuple[int, Any]
 
@@ -140,7 +142,7 @@ def call(webui: WebUI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         capsys.readouterr()
         warnings.clear()
         with (
-            patch_module_args({**given, "_ansible_check_mode": check, "_ansible_diff": True}),
+            patch_module_args({**given, **INTERNAL, "_ansible_check_mode": check}),
             pytest.raises(SystemExit),
         ):
             main()
@@ -148,6 +150,7 @@ def call(webui: WebUI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         for secret in SECRETS:
             assert secret not in output + "".join(warnings)
         result: dict[str, Any] = json.loads(output)
+        assert result.pop("invocation")
         result["warnings"] = list(warnings)
         return result
 
@@ -204,6 +207,9 @@ def test_what_another_changes_meanwhile_stays(webui: WebUI, call: Call) -> None:
     assert call("connection", url=URL, api_key=KEY)["index"] == 2
     now = webui.state["/openai/config"]
     assert now["OPENAI_API_BASE_URLS"] == ["http://new:1/v1", "https://other/v1", URL]
+    assert now["OPENAI_API_KEYS"] == ["key-of-another", "key-of-another", KEY]
+    assert now["OPENAI_API_CONFIGS"].keys() == {"0", "1", "2"}
+    assert now["ENABLE_OPENAI_API"] is True
     assert now["OPENAI_API_CONFIGS"]["0"] == {"enable": False}
     assert now["OPENAI_API_CONFIGS"]["1"] == {"enable": True, "later": 1}
 
@@ -275,6 +281,31 @@ def test_every_way_not_to_be_let_in(
     failed = call("models", order=["a"], **({} if token is None else {"webui_token": token}))
     assert told in failed["msg"]
     assert webui.written == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_request_takes_some_time(webui: WebUI, call: Call, seconds: int) -> None:
+    failed = call("models", order=["a"], request_timeout=seconds)
+    assert f"request_timeout: a number of seconds above 0 was wanted, {seconds} was found" in failed["msg"]
+    assert not call("models", order=["mine"], request_timeout=1).get("failed")
+
+
+def test_a_version_of_many_signs_is_told_in_short(webui: WebUI, call: Call) -> None:
+    webui.about = (200, {"version": "1\x1b" + "9" * 500, "features": {}})
+    webui.missing = {"/api/v1/models/all"}
+    failed = call("models", models=[{"id": "a"}])
+    assert "\x1b" not in failed["msg"]
+    assert 30 < failed["msg"].count("9") < 60
+
+
+def test_a_validation_of_many_entries_is_told_in_short(webui: WebUI, call: Call) -> None:
+    entry = {"loc": ["body", 3], "msg": "bad " * 200}
+    webui.verified = (422, {"detail": [*[entry] * 500, "x", {"loc": None, "msg": None}]})
+    message = call("connection", url=URL, api_key=KEY)["msg"]
+    assert "(422): body.3: bad bad" in message
+    assert len(message) < 700
+    webui.verified = (422, {"detail": [{"loc": None, "msg": "odd"}, "x", {"loc": ["a"]}]})
+    assert "(422): ?: odd; a: None" in call("connection", url=URL, api_key=KEY)["msg"]
 
 
 def test_nobody_there(call: Call) -> None:

@@ -28,12 +28,14 @@ def run(path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(check: bool = False, **params: Any) -> dict[str, Any]:
         capsys.readouterr()
         args = {"path": str(path), "mode": "0400", **params, "_ansible_check_mode": check, "_ansible_diff": True}
+        args["_ansible_inject_invocation"] = True  # as with -vvv, so that a key among the arguments is seen
         with patch_module_args(args), pytest.raises(SystemExit):
             router_keys.main()
         output = capsys.readouterr().out
         for key in [*params.get("keys", []), *lines(path)]:
             assert key not in output
         result: dict[str, Any] = json.loads(output)
+        assert result.pop("invocation")
         return result
 
     return run
