@@ -12,6 +12,7 @@ itself, and check mode, are left as they are.
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shlex
 import time
@@ -26,7 +27,8 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import 
 display = Display()
 
 JOB_LIMIT = 7 * 24 * 3600  # seconds that a job may take
-WAIT = 2.0  # seconds, the longest that the target waits for the job's end before it answers
+WAIT = 3.0  # seconds, the longest that the target waits for the job's end before it answers
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two of its looks; in between a twentieth of the job's time
 FIRST_LINE, LONGEST_LINE = 5.0, 60.0  # seconds between two lines of output
 UNREACHABLE_FOR = 300.0  # seconds that the target may be out of reach
 
@@ -104,21 +106,23 @@ class ProgressAction(ActionBase):
 
     def _until_it_ends(self, job: str, results: str, path: str, task_vars: dict[str, Any]) -> Result:
         host = task_vars.get("inventory_hostname", "")
-        # Until the module has ended, its results have this key alone.
-        ends = f"""! grep -qs '"started":' {shlex.quote(results)}"""
-        turns = f"""for turn in {" ".join("." * int(WAIT / 0.1))}; do {ends} && break; sleep 0.1; done"""
-        command = f"{turns}; if {ends}; then echo ended; else echo goes on; fi; cat {shlex.quote(path)} 2>/dev/null"
+        # Until the module has ended, its results have this key.
+        goes_on = f"""grep -qs '"started":' {shlex.quote(results)}"""
+        on, ended = (f"echo {word}; cat {shlex.quote(file)}" for word, file in (("on", path), ("ended", results)))
         between = FIRST_LINE
-        said = reached = time.monotonic()
+        begun = said = reached = time.monotonic()
         shown = ""
         while True:
+            pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, (time.monotonic() - begun) / 20))
+            turns = f"for turn in {' '.join('.' * int(WAIT / pause))}; do {goes_on} || break; sleep {pause:.1f}; done"
+            command = f"{turns}; if {goes_on}; then {on}; else {ended}; fi"
             try:
                 state, _newline, text = self._low_level_execute_command(command)["stdout"].partition("\n")
                 if state.strip() == "ended":
-                    status = self._status(job, results.rpartition("/")[0], task_vars)
+                    status = plain_result(text) or self._status(job, results.rpartition("/")[0], task_vars)
                     if status.get("finished") or status.get("failed"):
                         return status
-                elif state.strip() != "goes on":  # the shell itself was ended
+                elif state.strip() != "on":  # the shell itself was ended
                     time.sleep(WAIT)
             except AnsibleConnectionFailure:
                 if time.monotonic() - reached > UNREACHABLE_FOR:
@@ -138,3 +142,12 @@ class ProgressAction(ActionBase):
             task_vars=task_vars,
         )
         return result
+
+
+def plain_result(text: str) -> Result | None:
+    """A job's result without errors and warnings, which ansible would convert: read here, it saves a module start."""
+    with contextlib.suppress(ValueError):
+        result = json.loads(text)
+        if isinstance(result, dict) and not {"failed", "exception", "warnings", "deprecations"} & set(result):
+            return {**result, "finished": True}
+    return None
