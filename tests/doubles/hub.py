@@ -59,6 +59,9 @@ class Seen:
     sent: int = 0  # bytes of files
     api: int = 0  # requests to the hub
     storage: int = 0  # requests to the storage server
+    connections: int = 0
+    sending: int = 0  # files that are being sent now
+    most_sending: int = 0
     tokens: set[str] = field(default_factory=set)
     paths: list[str] = field(default_factory=list)
 
@@ -93,6 +96,10 @@ class Hub(ThreadingHTTPServer):
     def __exit__(self, *_error: object) -> None:
         self.shutdown()
         self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.seen.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is none."""
@@ -318,9 +325,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         with hub.lock:
+            hub.seen.sending += 1
+            hub.seen.most_sending = max(hub.seen.most_sending, hub.seen.sending)
             cut, faults.cuts = faults.cut_after if faults.cuts > 0 else 0, faults.cuts - bool(faults.cut_after)
         with path.open("rb") as file, contextlib.suppress(ConnectionError):
             self.send(file, start, min(end, start + cut) if cut else end, size)
+        with hub.lock:
+            hub.seen.sending -= 1
         if cut and start + cut < end:
             self.close_connection = True
 
