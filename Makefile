@@ -39,6 +39,10 @@ lab-down: ## Stop the labs and take away what they put on this machine (their co
 lab-images: ## Build the base images of the lab and of the tests
 	@$(LAB) build
 
+.PHONY: llama-server
+llama-server: ## Build the image with the llama-server of the tests, unless it is in the lab's cache
+	@$(LAB) build forky-llama
+
 .PHONY: test
 test: ## All that CI checks
 	@MAKE="$(MAKE)" tests/stages "sanity lint mypy docs fuzz-minute build units" \
@@ -92,11 +96,11 @@ units: venv ## ansible-test units
 	tests/ansible-test units --color no --python $(PYTHON_VERSION)
 
 .PHONY: integration
-integration: venv ## ansible-test integration: the modules against the real llama-server
+integration: venv llama-server ## ansible-test integration: the modules against the real llama-server
 	tests/ansible-test integration --color no --python $(PYTHON_VERSION)
 
 .PHONY: functional
-functional: venv ## Properties judged by the real llama-server and Open WebUI, and the Proxmox modules over HTTPS
+functional: venv llama-server ## Properties judged by the real llama-server and Open WebUI, and the Proxmox modules over HTTPS
 	@tests/need chromium
 	@tests/open-webui install
 	@tests/nginx install
@@ -162,6 +166,7 @@ bench-gguf: venv ## The header reader against PyPI's gguf, time and memory
 
 .PHONY: bench-models
 bench-models: venv ## model_file against `hf download` and get_url: time, CPU, a second run of 200 models
+	@tests/need curl
 	$(RUN) python tests/bench/models.py
 
 .PHONY: bench-plan
@@ -169,11 +174,11 @@ bench-plan: venv ## The plan of 200 models
 	$(RUN) python tests/bench/plan.py
 
 .PHONY: bench-exporter
-bench-exporter: venv ## The CPU of a scrape with 50 models
+bench-exporter: venv llama-server ## The CPU of a scrape with 50 models
 	$(RUN) python tests/bench/exporter.py
 
 .PHONY: bench-scrapes
-bench-scrapes: venv ## What scrapes cost a model that answers: tokens a second
+bench-scrapes: venv llama-server ## What scrapes cost a model that answers: tokens a second
 	$(RUN) python tests/bench/scrapes.py
 
 .PHONY: test-monitoring

@@ -6,18 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.llamacpp.plugins.plugin_utils._progress import ProgressAction
 
-LONG = 64 << 20  # bytes, that take some seconds
-
 
 class ActionModule(ProgressAction):
-    def is_long(self, outlook: dict[str, Any]) -> bool:
-        return int(outlook.get("to_fetch", 0)) + int(outlook.get("to_copy", 0)) > LONG
+    at_once = 64 << 20  # bytes, that take some seconds
 
-    def outlook_is_long(self) -> bool:
-        """Verifying reads every file, in check mode too."""
+    def is_long(self) -> bool:
+        """Verifying reads every file."""
         return boolean(self._task.args.get("verify", False), strict=False) is True

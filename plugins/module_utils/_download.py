@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf import BEGINNING, GGUFError, check_beginning
@@ -32,63 +32,20 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._http import (
     shown,
 )
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._pace import Limit, Pace
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
 
-BLOCK = 256 << 10  # bytes, the most that is taken from a connection at once
 HASH_BLOCK = 1 << 20  # bytes
-SYNC_INTERVAL = 10.0  # seconds between two points from which a crashed machine goes on
+HASH_INTERVAL = 0.02  # seconds
+# Points from which a crashed machine goes on. Often enough that little is left to write when all has arrived.
+SYNC_INTERVAL, SYNC_BYTES = 10.0, 64 << 20  # seconds, bytes
 LOOK_INTERVAL = 0.5  # seconds
-SLOWEST = 1024  # bytes a second that a connection has to bring, on average of PACE_WINDOW
-PACE_WINDOW = 300.0  # seconds spent waiting for bytes
+Result = TypeVar("Result")
 EXPIRED = (400, 401, 403, 404, 410)  # what a storage server says of an address whose time is over
-
-
-class Limit:
-    """So many bytes a second, for all threads together; 0 is no limit."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._lock = threading.Lock()
-        self._free_at = time.monotonic()
-
-    def block(self) -> int:
-        """Bytes to take at once, so that a slow rate is a steady one."""
-        return min(BLOCK, max(4096, int(self._rate / 10))) if self._rate else BLOCK
-
-    def pause(self, count: int) -> float:
-        """Seconds to wait after so many bytes."""
-        if not self._rate:
-            return 0.0
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + count / self._rate
-            return self._free_at - now
 
 
 class _Stopped(Exception):
     """Another thread has failed."""
-
-
-class _Pace:
-    """Ends a download whose server keeps the connection busy with next to nothing."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._waited = 0.0  # seconds
-        self._arrived = 0  # bytes
-
-    def count(self, seconds: float, arrived: int) -> None:
-        """Time spent waiting, and what it brought. Raises FetchError."""
-        self._waited += seconds
-        self._arrived += arrived
-        if self._waited < PACE_WINDOW:
-            return
-        if self._arrived < SLOWEST * self._waited:
-            raise FetchError(
-                f"{shown(self._url)}: expected at least {SLOWEST} bytes a second, found {self._arrived} bytes in"
-                f" {self._waited:.0f} seconds. Run again later: what has arrived is kept"
-            )
-        self._waited, self._arrived = 0.0, 0
 
 
 class Wanted(NamedTuple):
@@ -104,13 +61,27 @@ def total_size(response: Any) -> int | None:
     return number(match[1] if match else response.headers.get("Content-Length"))
 
 
+def _begin(client: Client, url: str, end: int) -> tuple[Any, bytes]:
+    """The answer to a request for a file up to `end`, and its first bytes, which have been read from it.
+
+    Raises FetchError when those are no model's.
+    """
+    response = client.open(url, 0, end)
+    try:
+        first = read_some(response, url, BEGINNING)
+        check_beginning(first)
+    except BaseException as error:
+        response.close()
+        if isinstance(error, GGUFError):
+            raise FetchError(f"{shown(url)}: {error}") from None
+        raise
+    return response, first
+
+
 def look(client: Client, url: str) -> Any:
     """The answer to a request for a file's first bytes. Raises FetchError when those are no model's."""
-    with client.open(url, 0, BEGINNING) as response:
-        try:
-            check_beginning(read_some(response, url, BEGINNING))
-        except GGUFError as error:
-            raise FetchError(f"{shown(url)}: {error}") from None
+    response, _first = _begin(client, url, BEGINNING)
+    response.close()
     return response
 
 
@@ -121,18 +92,20 @@ class _Source:
         self.part = wanted.part
         self.url = self._found_at = wanted.url
         self._client = client
-        self._opened = False
 
-    def open(self) -> None:
-        """Look at the first bytes: is it a model, the one that is meant, and can it be had in pieces?"""
-        if self._opened:
-            return
-        response = look(self._client, self.url)
+    def open(self) -> tuple[Any, bytes]:
+        """Check the first bytes: is it a model, the one that is meant, and does its server support ranges?
+
+        Returns the answer to read the first piece from, and what has been read from it. The answer is None where that
+        piece was begun by an earlier run.
+        """
+        start, end = self.part.span(self.part.unfinished()[0])
+        response, first = (look(self._client, self.url), b"") if start else _begin(self._client, self.url, end)
         self._found_at = response.url
-        self._same_version(response)
+        self._accept(response)
         if response.status != 206 and len(self.part.written) > 1:
             self.part.begin(ranges=False)
-        self._opened = True
+        return (None, b"") if start else (response, first)
 
     def piece(self, start: int, end: int) -> Any:
         try:
@@ -143,12 +116,15 @@ class _Source:
             self._found_at = self.url
             response = self._client.open(self.url, start, end)
             self._found_at = response.url
+        self._accept(response)
+        return response
+
+    def _accept(self, response: Any) -> None:
         try:
             self._same_version(response)
         except BaseException:
             response.close()
             raise
-        return response
 
     def _same_version(self, response: Any) -> None:
         """Refuse a file that is not the one that was begun, by its size, and its ETag where the same host gave one."""
@@ -167,6 +143,15 @@ class _Source:
             )
 
 
+class _Piece(NamedTuple):
+    """A piece of a file to fetch, and where its file was just opened, the answer that has it."""
+
+    source: _Source
+    number: int
+    response: Any = None
+    first: bytes = b""  # what was read from it
+
+
 class Download:
     """Fetches all files that are wanted. Raises FetchError, and what has arrived stays for the next run."""
 
@@ -183,25 +168,28 @@ class Download:
         self._queue = threading.Lock()
         self._ends = threading.Event()
         self._error: BaseException | None = None
-        self._pieces: list[tuple[_Source, int]] = []
+        self._arrived = threading.Event()  # a piece, or the end
+        self._pieces: list[_Piece] = []
         self._next_source = 0
         self.fetched = 0  # bytes
 
     def run(self) -> None:
-        workers = [threading.Thread(target=self._guarded, args=(self._fetch_all,)) for _one in range(self._connections)]
+        pieces = sum(len(source.part.unfinished()) for source in self._sources)
+        count = min(self._connections, pieces)
+        workers = [threading.Thread(target=self._guarded, args=(self._fetch_all,)) for _one in range(count)]
         hasher = threading.Thread(target=self._guarded, args=(self._hash_all,))
         for thread in (*workers, hasher):
             thread.start()
-        synced = time.monotonic()
+        synced_at, synced = time.monotonic(), self.fetched
         try:
             while hasher.is_alive():
                 hasher.join(LOOK_INTERVAL)
                 self._report(sum(source.part.done for source in self._sources))
-                if time.monotonic() - synced > SYNC_INTERVAL:
+                if time.monotonic() - synced_at > SYNC_INTERVAL or self.fetched - synced > SYNC_BYTES:
+                    synced_at, synced = time.monotonic(), self.fetched
                     self._sync()
-                    synced = time.monotonic()
         finally:
-            self._ends.set()
+            self._end()
             for thread in (*workers, hasher):
                 thread.join()
         if self._error:
@@ -223,7 +211,11 @@ class Download:
         except BaseException as error:  # the main thread raises it again
             with self._lock:
                 self._error = self._error or error
-            self._ends.set()
+            self._end()
+
+    def _end(self) -> None:
+        self._ends.set()
+        self._arrived.set()
 
     def _sleep(self, seconds: float) -> None:
         if self._ends.wait(seconds):
@@ -236,20 +228,22 @@ class Download:
             piece = self._next()
             if piece is None:
                 return
-            self._fetch(*piece)
+            self._fetch(piece)
+            self._arrived.set()
 
-    def _next(self) -> tuple[_Source, int] | None:
+    def _next(self) -> _Piece | None:
         """The next piece, in the files' order. A file is opened by whoever comes to it first, while the others wait."""
         with self._queue:
             while not self._pieces and self._next_source < len(self._sources):
                 source = self._sources[self._next_source]
                 if source.part.unfinished():
-                    self._patiently(source.open)
-                    self._pieces = [(source, index) for index in source.part.unfinished()]
+                    opened = self._patiently(source.open)
+                    first, *rest = source.part.unfinished()
+                    self._pieces = [_Piece(source, first, *opened), *(_Piece(source, index) for index in rest)]
                 self._next_source += 1
             return self._pieces.pop(0) if self._pieces else None
 
-    def _patiently(self, call: Callable[[], None]) -> None:
+    def _patiently(self, call: Callable[[], Result]) -> Result:
         backoff = Backoff(self._retries, self._sleep)
         while not self._ends.is_set():
             try:
@@ -258,35 +252,43 @@ class Download:
                 backoff.wait(error)
         raise _Stopped
 
-    def _fetch(self, source: _Source, index: int) -> None:
+    def _fetch(self, piece: _Piece) -> None:
+        source, index, response, first = piece
         backoff = Backoff(self._retries, self._sleep)
-        pace = _Pace(source.url)
+        pace = Pace(source.url)
         while source.part.left(index):
-            start, end = source.part.span(index)
             try:
-                with source.piece(start, end) as response:
-                    if response.status != 206 and start > 0:
-                        if index > 0:
-                            raise PassingError(
-                                f"{shown(response.url)}: the server sent the whole file in place of a piece"
-                            )
-                        source.part.forget(index)  # without ranges all of it comes again
-                    self._pour(response, source, index, source.part.left(index), backoff, pace)
+                with response or self._ask(source, index) as answer:
+                    self._pour(answer, first, source, index, backoff, pace)
             except PassingError as error:
                 backoff.wait(error)
+            response, first = None, b""
+
+    def _ask(self, source: _Source, index: int) -> Any:
+        """The answer to a request for what is left of a piece."""
+        start, end = source.part.span(index)
+        response = source.piece(start, end)
+        if response.status != 206 and start > 0:
+            if index > 0:
+                response.close()
+                raise PassingError(f"{shown(response.url)}: the server sent the whole file in place of a piece")
+            source.part.forget(index)  # without ranges all of it comes again
+        return response
 
     def _pour(
-        self, response: Any, source: _Source, index: int, count: int, backoff: Backoff, pace: _Pace
+        self, response: Any, first: bytes, source: _Source, index: int, backoff: Backoff, pace: Pace
     ) -> None:  # fmt: skip
-        """What the connection brings, up to so many bytes."""
+        """What the connection brings of a piece, after `first`."""
+        count = source.part.left(index)
         while count:
             if self._ends.is_set():
                 raise _Stopped
             asked = time.monotonic()
             try:
-                block = response.read1(min(count, self._limit.block()))
+                block = first or response.read1(min(count, self._limit.block()))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise lost(response.url, error) from None
+            first = b""
             if not block:
                 raise PassingError(f"{shown(response.url)}: the connection ended {count} bytes early")
             try:
@@ -323,9 +325,12 @@ class Download:
     def _hash(self, part: Part) -> str:
         digest, at = hashlib.sha256(), 0
         while at < part.size:
+            self._arrived.clear()
             there = part.prefix()
             if there == at:
-                self._sleep(0.02)
+                self._arrived.wait(HASH_INTERVAL)
+                if self._ends.is_set():
+                    raise _Stopped
             while at < there:
                 if self._ends.is_set():
                     raise _Stopped

@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _json
+from ansible_collections.homelab.llamacpp.plugins.module_utils._connections import KeptConnections
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
 
 LONGEST_PAUSE = 30.0  # seconds, unless the server asks for a longer one
@@ -135,9 +136,7 @@ class Client:
         self.named: dict[str, str] = {}  # address → SHA-256 that a hub's redirection named
         self._endpoint = endpoint
         self._token = token
-        self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), _Redirections(self.authorize, self.named)
-        )
+        self._opener = urllib.request.build_opener(KeptConnections(context), _Redirections(self.authorize, self.named))
 
     def authorize(self, request: urllib.request.Request) -> None:
         if self._token and origin(request.full_url) == origin(self._endpoint):

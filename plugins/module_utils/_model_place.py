@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _gguf, _model_record, _part
-from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Limit, Wanted
+from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Wanted
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import Client, FetchError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_local import loaded_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_record import Entry
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Item, Resolved
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import PART, Store, sha256_of
+from ansible_collections.homelab.llamacpp.plugins.module_utils._pace import Limit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
 from ansible_collections.homelab.llamacpp.plugins.module_utils._staged import Copied, HardLinked, Linked, Moved
 
@@ -41,7 +43,6 @@ class Step(NamedTuple):
 
 
 class Settings(NamedTuple):
-    connections: int
     rate: float  # bytes a second, 0 for no limit
     retries: int
     mode: int  # of new files
@@ -57,6 +58,7 @@ class Placer:
         self._settings = settings
         self._limit = Limit(settings.rate)
         self._sums: dict[tuple[Any, ...], str] = {}  # of files that had to be read, by how they were then
+        self._mutex = threading.Lock()
         self.fetched = 0  # bytes
 
     def steps(self, name: str, resolved: Resolved) -> list[Step]:
@@ -125,8 +127,10 @@ class Placer:
                         " or take method copy"
                     )
 
-    def place(self, name: str, identity: str, resolved: Resolved, report: Callable[[int], None]) -> None:
-        """Do it, and record it. Raises FetchError and GGUFError; the model is then as it was."""
+    def place(
+        self, name: str, identity: str, resolved: Resolved, report: Callable[[int], None], connections: int
+    ) -> None:  # fmt: skip
+        """Do it, and record it. Thread-safe. Raises FetchError and GGUFError; the model is then as it was."""
         with self._store.alone(name, self._settings.waits):
             # Now that no other run has the model: one may just have finished with it.
             steps = self.steps(name, resolved)
@@ -137,7 +141,7 @@ class Placer:
                 for step in steps:
                     if step.how == "fetch":
                         staged[step.item.place] = self._part(step.item)
-                self._fetch([step.item for step in steps if step.how == "fetch"], staged, report)
+                self._fetch([step.item for step in steps if step.how == "fetch"], staged, report, connections)
                 for step in steps:
                     if step.how not in ("keep", "fetch"):
                         staged[step.item.place] = self._stage(step, report)
@@ -151,7 +155,9 @@ class Placer:
         path = self._store.path(item.place) + PART
         return Part(path, item.size, item.sha256, self._settings.mode)
 
-    def _fetch(self, items: Sequence[Item], staged: Mapping[str, Staged], report: Callable[[int], None]) -> None:
+    def _fetch(
+        self, items: Sequence[Item], staged: Mapping[str, Staged], report: Callable[[int], None], connections: int
+    ) -> None:  # fmt: skip
         wanted = []
         for item in items:
             part = staged[item.place]
@@ -159,12 +165,12 @@ class Placer:
                 wanted.append(Wanted(item.url, part))
         if not wanted:
             return
-        settings = self._settings
-        download = Download(wanted, self._client, settings.connections, self._limit, settings.retries, report)
+        download = Download(wanted, self._client, connections, self._limit, self._settings.retries, report)
         try:
             download.run()
         finally:
-            self.fetched += download.fetched
+            with self._mutex:
+                self.fetched += download.fetched
 
     def _stage(self, step: Step, report: Callable[[int], None]) -> Staged:
         item, target = step.item, self._store.path(step.item.place)

@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,10 @@ class Store:
         self.root = root
         self.record_path = record or os.path.join(root, RECORD)
         self.record: dict[str, Entry] = {}
+        self._read: tuple[int, ...] | None = None  # which state of the record's file that is
+        self._mutex = threading.Lock()  # of the record here
+        self._writing = threading.Lock()
+        self._unwritten: dict[str, Entry | None] = {}
         self.damaged: set[str] = set()  # places whose content is not what it was
         self.read()
 
@@ -96,7 +101,7 @@ class Store:
     def _signs(self, name: str) -> list[tuple[str, int, int]]:
         """By which one sees that another run gets on with a model."""
         signs = []
-        for place in self._files():
+        for place in self._files(name):
             if PARTS.search(place) and self.model_of(place) == name:
                 with contextlib.suppress(OSError):
                     status = os.lstat(self.path(place))
@@ -123,19 +128,48 @@ class Store:
 
     def read(self) -> None:
         """The record as it is now. One that cannot be read is none: what is in place is then looked at again."""
-        self.record = {}
-        with contextlib.suppress(OSError):
-            self.record = _model_record.parse(_files.read(self.record_path))
+        with self._mutex:
+            record: dict[str, Entry] = {}
+            state = None
+            with contextlib.suppress(OSError):
+                state = self._state()
+                if state == self._read:
+                    return
+                record = _model_record.parse(_files.read(self.record_path))
+            self.record, self._read = record, state
+
+    def _state(self) -> tuple[int, ...]:
+        """What differs after any run has written the record, as each makes a new file of it."""
+        status = os.lstat(self.record_path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def write(self, name: str, entry: Entry | None) -> None:
-        """Amend the record by one model, beside other runs that may do so too."""
+        """Amend the record by one model, beside other runs that may do so too.
+
+        Threads that come while another one writes are written for together, by the next of them.
+        """
+        with self._mutex:
+            self._unwritten[name] = entry
+        with self._writing:
+            with self._mutex:
+                amended, self._unwritten = self._unwritten, {}
+            if not amended:
+                return
+            try:
+                self._amend(amended)
+            except BaseException:
+                with self._mutex:  # the others try themselves
+                    self._unwritten = {**amended, **self._unwritten}
+                raise
+
+    def _amend(self, amended: Mapping[str, Entry | None]) -> None:
         with _files.locked(f"{self.record_path}.lock", create_mode=0o755):
             self.read()
-            if entry is None:
-                self.record.pop(name, None)
-            else:
-                self.record[name] = entry
-            _files.replace(self.record_path, _model_record.text_of(self.record), mode=0o644, owner=_own())
+            entries = {**self.record, **amended}
+            record = {name: entry for name, entry in entries.items() if entry is not None}
+            with self._mutex:
+                _files.replace(self.record_path, _model_record.text_of(record), mode=0o644, owner=_own())
+                self.record, self._read = record, self._state()
 
     def entry_of(self, identity: str, resolved: Resolved, sums: Mapping[str, str], shared: set[str]) -> Entry:
         """What the record says of a model that is in its place now. `shared`: places that are the operator's files."""
@@ -205,7 +239,7 @@ class Store:
     def of_model(self, name: str) -> list[str]:
         """All places of a model: what the record names, its file, its folder's models, and their part files."""
         places = set(self.record.get(name, {"files": ()})["files"])
-        places |= {place for place in self._files() if self.model_of(place) == name}
+        places |= {place for place in self._files(name) if self.model_of(place) == name}
         if os.path.islink(self.path(name)):
             places.add(name)
         return sorted(place for place in places if self._is_file(place))
@@ -228,10 +262,16 @@ class Store:
         match = None if folder else _OWN.fullmatch(first)
         return match["name"] if match else first
 
-    def _files(self) -> Iterator[str]:
-        """Models and part files, down to the folder of a draft model; not what is behind links to folders."""
+    def _files(self, begin: str = "") -> Iterator[str]:
+        """Models and part files, down to the folder of a draft model; not what is behind links to folders.
+
+        Of what is in the directory itself, only what begins so.
+        """
         for base, folders, files in os.walk(self.root):
             inner = os.path.relpath(base, self.root)
+            if base == self.root:
+                folders[:] = [one for one in folders if one.startswith(begin)]
+                files = [one for one in files if one.startswith(begin)]
             if inner.count(os.sep):
                 folders.clear()
             for file in files:

@@ -25,6 +25,7 @@ LINE = "{:015d} {:015d}\n"
 _LINE = re.compile(r"([0-9]{15}) ([0-9]{15})")
 LINE_LENGTH = 32  # bytes; a line is written by one call, whole or not at all
 FORMAT = 1
+# So that what is fetched at the same time is little of the file: the checksum is taken in order.
 SMALLEST_PIECE, LARGEST_PIECE = 8 << 20, 64 << 20  # bytes
 JOURNAL = ".journal"
 
@@ -136,7 +137,7 @@ class Part:
     def begin(self, ranges: bool) -> None:
         """Start from nothing; without `ranges` in one piece."""
         self.version = ""
-        wanted = max(SMALLEST_PIECE, min(LARGEST_PIECE, self.size // 16)) if ranges else self.size
+        wanted = max(SMALLEST_PIECE, min(LARGEST_PIECE, self.size // 64)) if ranges else self.size
         self.piece = max(1, wanted)
         self.written = [0] * self._count()
         self._synced = [0] * self._count()

@@ -4,18 +4,22 @@
 
 """How far long work is, for the play's output: a line in a file, which an action plugin reads while the module runs.
 
-The action plugin names the file in the environment (VARIABLE); a module that is run without it says nothing.
+The action plugin names the file in the environment (VARIABLE); a module that is run without it says nothing. In the
+same way (AT_ONCE) it says how much a module may do while nobody is told about its progress.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 
 VARIABLE = "HOMELAB_LLAMACPP_PROGRESS"
+AT_ONCE = "HOMELAB_LLAMACPP_AT_ONCE"
 WINDOW = 15.0  # seconds that a rate is taken over
 INTERVAL = 1.0  # seconds between two lines
+_saying = threading.Lock()  # models that are placed at the same time may all wait for another run
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -41,13 +45,20 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self._path:
-            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-            os.replace(f"{self._path}.new", self._path)
+            with _saying:
+                with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+                    file.write(text + "\n")
+                os.replace(f"{self._path}.new", self._path)
 
     def _rate(self) -> float:
         (start, first), (end, last) = self._seen[0], self._seen[-1]
         return (last - first) / (end - start) if end > start else 0.0
+
+
+def postponed(count: int) -> bool:
+    """Whether so many bytes are more than this run may do. It then changes nothing and returns `postponed`."""
+    most = os.environ.get(AT_ONCE, "")
+    return most.isdigit() and count > int(most)
 
 
 def line(done: int, total: int, rate: float, what: str) -> str:

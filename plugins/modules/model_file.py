@@ -338,6 +338,8 @@ import contextlib
 import grp
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -351,7 +353,7 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._model_place impo
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Resolved, Resolver, check, identity
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
-from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import Progress, amount
+from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import Progress, amount, postponed
 
 SOURCE = {
     "repo": {"type": "str"},
@@ -393,6 +395,7 @@ OPTIONS = {
     "mode": {"type": "raw", "default": "0644"},
 }
 LARGEST_TOKEN_FILE = 64 << 10  # bytes
+SMALL = 8 << 20  # bytes of a model, to which a single connection is enough
 LONG_STEPS = ("fetch", "copy", "move", "hardlink")
 
 
@@ -403,6 +406,24 @@ class Work(NamedTuple):
     resolved: Resolved
     steps: list[Step]
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes time to place."""
+        return sum(step.item.size for step in self.steps if step.how in LONG_STEPS)
+
+
+def separated(works: list[Work]) -> tuple[list[Work], list[Work]]:
+    """Those that can be placed at the same time: small downloads without content that one before them brings too."""
+    small: list[Work] = []
+    others: list[Work] = []
+    seen: set[str] = set()
+    for work in works:
+        sums = {item.sha256 for item in work.resolved.items}
+        alone = "" not in sums and seen.isdisjoint(sums) and {step.how for step in work.steps} <= {"fetch", "keep"}
+        (small if alone and work.size <= SMALL else others).append(work)
+        seen |= sums
+    return small, others
+
 
 class ModelFile:
     def __init__(self, module: AnsibleModule) -> None:
@@ -411,6 +432,7 @@ class ModelFile:
         self.models: list[dict[str, Any]] = self.params["models"]
         self.leaving: list[str] = []  # places that this run takes away
         self.changed = False
+        self.looked_at: set[str | None] = set()  # repositories, and addresses of files
 
     def run(self) -> None:
         self.check_options()
@@ -451,16 +473,19 @@ class ModelFile:
         results = {work.model["name"]: self.planned(work, seen) for work in works}
         self.changed = bool(works or leaving)
         self.leaving = leaving
+        to_fetch = sum(one["to_fetch"] for one in results.values())
+        to_copy = sum(step.item.size for work in works for step in work.steps if step.how in ("copy", "move"))
         if not self.module.check_mode:
+            if postponed(to_fetch + to_copy):
+                self.module.exit_json(changed=True, postponed=True)
             self.remove(gone)
             self.place(works)
         self.mend_attributes()
         models = [self.result(model, results.get(model["name"])) for model in self.models]
-        to_fetch = sum(one["to_fetch"] for one in models)
         result: dict[str, Any] = {
             "models": models,
             "to_fetch": to_fetch,
-            "to_copy": sum(step.item.size for work in works for step in work.steps if step.how in ("copy", "move")),
+            "to_copy": to_copy,
             "fetched": self.placer.fetched,
             "removed": [self.store.path(place) for place in self.leaving],
         }
@@ -537,10 +562,7 @@ class ModelFile:
                 f"mode must be octal digits, found {mode!r}; rate_limit a size, found {self.params['rate_limit']!r}"
             )
         self.mode: int = number
-        progress = self.module.params
-        return Settings(
-            progress["connections"], rate, progress["retries"], number, self.attributes, self.waits, self.unreadable
-        )
+        return Settings(rate, self.params["retries"], number, self.attributes, self.waits, self.unreadable)
 
     def waits(self, name: str) -> None:
         Progress(0).say(f"waits for another run that places {name}")
@@ -588,10 +610,15 @@ class ModelFile:
         return Work(model, resolved, steps)
 
     def look(self, steps: list[Step]) -> None:
-        """Whether the server gives out what it lists: a gated repository shows its files to everybody."""
+        """Check that the server sends what it lists: a gated repository shows its list to everybody.
+
+        One file tells it for the whole repository.
+        """
         url = next((step.item.url for step in steps if step.how == "fetch"), None)
-        if url:
+        source = url and url.partition("/resolve/")[0]
+        if url and source not in self.looked_at:
             patiently(lambda: look(self.client, url), METADATA_RETRIES)
+            self.looked_at.add(source)
 
     def read_again(self, count: int) -> None:
         self.verified += count
@@ -663,17 +690,31 @@ class ModelFile:
         return places
 
     def place(self, works: list[Work]) -> None:
-        progress = Progress(sum(step.item.size for work in works for step in work.steps if step.how in LONG_STEPS))
+        """Small models at the same time, each over one connection; then each other one over all connections."""
+        progress = Progress(sum(work.size for work in works))
         done = 0
-        for work in works:
-            name = work.model["name"]
-            started = done
+        connections: int = self.params["connections"]
+        small, others = separated(works)
+        with ThreadPoolExecutor(connections) as pool:
+            arriving = [pool.submit(self.place_one, work, lambda count: None, 1) for work in small]
+            try:
+                for work, one in zip(small, arriving):
+                    one.result()
+                    done += work.size
+                    progress.report(done, work.model["name"])
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        for work in others:
 
-            def report(count: int, name: str = name, started: int = started) -> None:
+            def report(count: int, name: str = work.model["name"], started: int = done) -> None:
                 progress.report(started + count, name)
 
-            self.placer.place(name, identity(work.model), work.resolved, report)
-            done += sum(step.item.size for step in work.steps if step.how in LONG_STEPS)
+            self.place_one(work, report, connections)
+            done += work.size
+
+    def place_one(self, work: Work, report: Callable[[int], None], connections: int) -> None:
+        self.placer.place(work.model["name"], identity(work.model), work.resolved, report, connections)
 
     def mend_attributes(self) -> None:
         """Owner, group and mode of what is in its place, but for what links lead to."""

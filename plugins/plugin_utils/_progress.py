@@ -4,14 +4,15 @@
 
 """Long modules that say in the play's output how far they are.
 
-A module's output arrives when it has ended. So a module that is going to take long runs as a job of ansible's own
-async, and what it writes by module_utils/_progress is read and shown until it ends. A task that says `async` itself,
-and check mode, are left as they are.
+A module's output arrives when it has ended. So a module that has more to do than an amount runs as a job of ansible's
+own async, and what it writes by module_utils/_progress is read and shown until it ends. A task that says `async`
+itself, and check mode, are left as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shlex
 import time
@@ -21,12 +22,13 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import VARIABLE
+from ansible_collections.homelab.llamacpp.plugins.module_utils._progress import AT_ONCE, VARIABLE
 
 display = Display()
 
 JOB_LIMIT = 7 * 24 * 3600  # seconds that a job may take
-FIRST_LOOK, LONGEST_LOOK = 0.5, 5.0  # seconds between two looks at the job; in between a tenth of its time until then
+WAIT = 3.0  # seconds, the longest that the target waits for the job's end before it answers
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two of its looks; in between a twentieth of the job's time
 FIRST_LINE, LONGEST_LINE = 5.0, 60.0  # seconds between two lines of output
 UNREACHABLE_FOR = 300.0  # seconds that the target may be out of reach
 
@@ -34,17 +36,15 @@ Result = dict[str, Any]
 
 
 class ProgressAction(ActionBase):
-    """Runs the module of its own name. A subclass says what is long."""
+    """Runs the module of its own name, which supports `_progress.postponed`."""
 
     _supports_check_mode = True
     _supports_async = True
 
-    def is_long(self, outlook: Result) -> bool:
-        """Whether it will take long enough to be watched, by what the module says in check mode."""
-        raise NotImplementedError
+    at_once: int  # bytes, the most that the module does without being watched
 
-    def outlook_is_long(self) -> bool:
-        """Whether even asking in check mode takes long, so that it is watched at once."""
+    def is_long(self) -> bool:
+        """Whether it is known to take long before the module has compared anything."""
         return False
 
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> Result:
@@ -58,14 +58,12 @@ class ProgressAction(ActionBase):
     def _run(self, task_vars: dict[str, Any]) -> Result:
         if self._task.async_val or self._task.check_mode:
             return self._module(task_vars, wrap_async=self._task.async_val)
-        if not self.outlook_is_long():
-            with self._set(check_mode=True):
-                outlook = self._module(task_vars)
-            # Nothing to do is the same in either mode, and what cannot be done is said before anything is begun.
-            if outlook.get("failed") or not outlook.get("changed"):
-                return outlook
-            if not self.is_long(outlook):
-                return self._module(task_vars)
+        if not self.is_long():
+            with self._set(environment=[*self._task.environment, {AT_ONCE: str(self.at_once)}]):
+                result = self._module(task_vars)
+            # What cannot be done is said before a job is begun.
+            if not result.get("postponed"):
+                return result
         return self._watch(task_vars)
 
     def _module(self, task_vars: dict[str, Any], wrap_async: bool = False) -> Result:
@@ -98,44 +96,58 @@ class ProgressAction(ActionBase):
         absolute = job["results_file"].rpartition("/")[0]
         path = f"{absolute}/{name}"
         try:
-            result = self._until_it_ends(job["ansible_job_id"], path, task_vars)
+            result = self._until_it_ends(job["ansible_job_id"], job["results_file"], path, task_vars)
         finally:
             with contextlib.suppress(AnsibleConnectionFailure):
-                self._low_level_execute_command(f"rm -f {shlex.quote(path)}")
-                self._status(job["ansible_job_id"], "cleanup", absolute, task_vars)
+                self._low_level_execute_command(f"rm -f {shlex.quote(path)} {shlex.quote(job['results_file'])}")
         for key in ("ansible_job_id", "started", "finished", "results_file"):
             result.pop(key, None)
         return result
 
-    def _until_it_ends(self, job: str, path: str, task_vars: dict[str, Any]) -> Result:
+    def _until_it_ends(self, job: str, results: str, path: str, task_vars: dict[str, Any]) -> Result:
         host = task_vars.get("inventory_hostname", "")
-        shown: str | None = None
+        # Until the module has ended, its results have this key.
+        goes_on = f"""grep -qs '"started":' {shlex.quote(results)}"""
+        on, ended = (f"echo {word}; cat {shlex.quote(file)}" for word, file in (("on", path), ("ended", results)))
         between = FIRST_LINE
-        now = begun = said = reached = time.monotonic()
+        begun = said = reached = time.monotonic()
+        shown = ""
         while True:
-            time.sleep(min(LONGEST_LOOK, max(FIRST_LOOK, (now - begun) / 10)))
-            now = time.monotonic()
+            pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, (time.monotonic() - begun) / 20))
+            turns = f"for turn in {' '.join('.' * int(WAIT / pause))}; do {goes_on} || break; sleep {pause:.1f}; done"
+            command = f"{turns}; if {goes_on}; then {on}; else {ended}; fi"
             try:
-                text = self._low_level_execute_command(f"cat {shlex.quote(path)}")["stdout"].strip()
-                # A job that says something new goes on; otherwise ask whether it has ended.
-                if text == shown:
-                    status = self._status(job, "status", path.rpartition("/")[0], task_vars)
+                state, _newline, text = self._low_level_execute_command(command)["stdout"].partition("\n")
+                if state.strip() == "ended":
+                    status = plain_result(text) or self._status(job, results.rpartition("/")[0], task_vars)
                     if status.get("finished") or status.get("failed"):
                         return status
+                elif state.strip() != "on":  # the shell itself was ended
+                    time.sleep(WAIT)
             except AnsibleConnectionFailure:
-                if now - reached > UNREACHABLE_FOR:
+                if time.monotonic() - reached > UNREACHABLE_FOR:
                     raise
+                time.sleep(WAIT)
                 continue
-            reached = now
-            if text != shown and now - said >= between:
-                display.display(f"[{host}] {text}")
+            reached = now = time.monotonic()
+            if text.strip() not in ("", shown) and now - said >= between:
+                shown = text.strip()
+                display.display(f"[{host}] {shown}")
                 said, between = now, min(LONGEST_LINE, between * 1.5)
-            shown = text
 
-    def _status(self, job: str, mode: str, folder: str, task_vars: dict[str, Any]) -> Result:
+    def _status(self, job: str, folder: str, task_vars: dict[str, Any]) -> Result:
         result: Result = self._execute_module(
             module_name="ansible.legacy.async_status",
-            module_args={"jid": job, "mode": mode, "_async_dir": folder},
+            module_args={"jid": job, "mode": "status", "_async_dir": folder},
             task_vars=task_vars,
         )
         return result
+
+
+def plain_result(text: str) -> Result | None:
+    """A job's result without errors and warnings, which ansible would convert: read here, it saves a module start."""
+    with contextlib.suppress(ValueError):
+        result = json.loads(text)
+        if isinstance(result, dict) and not {"failed", "exception", "warnings", "deprecations"} & set(result):
+            return {**result, "finished": True}
+    return None

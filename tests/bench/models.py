@@ -68,7 +68,7 @@ def hf_program() -> str:
 
 @contextmanager
 def hub(root: Path) -> Iterator[str]:
-    argv = [sys.executable, str(TESTS / "doubles" / "hub.py"), str(root), "--storage", "localhost"]
+    argv = [sys.executable, str(TESTS / "doubles" / "hub.py"), str(root), "--storage", "localhost", "--frozen"]
     server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert server.stdout
     try:

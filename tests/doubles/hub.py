@@ -59,6 +59,9 @@ class Seen:
     sent: int = 0  # bytes of files
     api: int = 0  # requests to the hub
     storage: int = 0  # requests to the storage server
+    connections: int = 0
+    sending: int = 0  # files that are being sent now
+    most_sending: int = 0
     tokens: set[str] = field(default_factory=set)
     paths: list[str] = field(default_factory=list)
 
@@ -79,6 +82,7 @@ class Hub(ThreadingHTTPServer):
         self.seen = Seen()
         self.lock = threading.Lock()
         self._known: dict[tuple[str, int, int], str] = {}
+        self.commits: dict[Path, str] | None = None  # set to {} where no file changes any more, as the real hub is fast
         self._next_send = 0.0
 
     @property
@@ -92,6 +96,10 @@ class Hub(ThreadingHTTPServer):
     def __exit__(self, *_error: object) -> None:
         self.shutdown()
         self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.seen.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is none."""
@@ -119,8 +127,13 @@ class Hub(ThreadingHTTPServer):
         return sorted(path for path in folder.rglob("*") if path.is_file())
 
     def commit(self, folder: Path) -> str:
+        if self.commits is not None and folder in self.commits:
+            return self.commits[folder]
         text = "".join(f"{path.relative_to(folder)} {self.sha256(path)}\n" for path in self.files(folder))
-        return hashlib.sha1(text.encode()).hexdigest()
+        commit = hashlib.sha1(text.encode()).hexdigest()
+        if self.commits is not None:
+            self.commits[folder] = commit
+        return commit
 
     def pace(self, count: int) -> None:
         """Wait until so many bytes may go out."""
@@ -134,6 +147,7 @@ class Hub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Hub
 
     def log_message(self, format: str, *args: object) -> None:
@@ -311,9 +325,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         with hub.lock:
+            hub.seen.sending += 1
+            hub.seen.most_sending = max(hub.seen.most_sending, hub.seen.sending)
             cut, faults.cuts = faults.cut_after if faults.cuts > 0 else 0, faults.cuts - bool(faults.cut_after)
         with path.open("rb") as file, contextlib.suppress(ConnectionError):
             self.send(file, start, min(end, start + cut) if cut else end, size)
+        with hub.lock:
+            hub.seen.sending -= 1
         if cut and start + cut < end:
             self.close_connection = True
 
@@ -373,9 +391,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0, help="bytes a second")
     parser.add_argument("--token", default="")
     parser.add_argument("--gated", default="", help="the repository that wants the token")
+    parser.add_argument("--frozen", action="store_true", help="no file changes any more, so that each answer is fast")
     args = parser.parse_args()
     hub = Hub(args.root, args.bind, args.port, args.storage, args.token, args.gated)
     hub.faults.rate = args.rate
+    hub.commits = {} if args.frozen else None
     print(hub.url, flush=True)
     hub.serve_forever()
 

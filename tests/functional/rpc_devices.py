@@ -49,7 +49,7 @@ def cards(ports: list[int], budgets: list[int]) -> Iterator[None]:
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
-                assert group.poll() is None, "the RPC server does not start: make lab-images"
+                assert group.poll() is None, "the RPC server does not start: run make llama-server"
                 assert time.monotonic() < deadline, "the RPC server does not listen"
                 time.sleep(0.05)
         yield

@@ -38,6 +38,7 @@ with patch_module_args(json.load(sys.stdin)):
 KILLS = int(os.environ.get("MODEL_FILE_KILLS", "3"))
 KILLED_SIZE = (64 << 20) * max(1, KILLS // 3)  # bytes
 SIZE = 20 << 20  # bytes, three pieces
+MANY = 8  # small models of one repository
 GLANCE = 100  # bytes: the first eight of each file, by which a model is known as one
 TOKEN = "hf_only-for-this-test"
 
@@ -56,6 +57,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gguf_files.write(root / "own" / "moving" / "Moving-Q4_K_M.gguf", 1 << 20, seed=7)
     gguf_files.write(root / "own" / "moving@v1" / "Moving-Q4_K_M.gguf", 1 << 20, seed=8)
     gguf_files.write_shards(root / "own" / "split" / "Q4_K_M" / "Split-Q4_K_M", 60, 1 << 16)
+    for number in range(MANY):
+        gguf_files.write(root / "own" / "many" / f"m{number}.gguf", 1 << 18, seed=100 + number)
     gguf_files.write(root / "own" / "killed" / "Killed-Q4_K_M.gguf", KILLED_SIZE, seed=9)
     return root
 
@@ -360,6 +363,58 @@ def test_prune(run: Run, models: Path) -> None:
     assert [Path(path).name for path in run(SMALL, prune="models")["removed"]] == ["big.gguf"]
     assert not run(SMALL, prune="models")["changed"]
     assert left(models) == ["own.gguf", "small.gguf"]
+
+
+def many() -> list[dict[str, Any]]:
+    return [model(f"m{number}", repo="own/many", file=f"m{number}.gguf") for number in range(MANY)]
+
+
+def test_small_models_arrive_over_as_many_connections_as_are_allowed(
+    run: Run, hub: Hub, models: Path, repositories: Path
+) -> None:
+    hub.faults.rate = 2 << 20  # slow enough for all of them to meet
+    done = run(*many(), connections=3)
+    assert [one["changed"] for one in done["models"]] == [True] * MANY
+    assert done["fetched"] == done["to_fetch"]
+    assert hub.seen.most_sending == 3
+    for number in range(MANY):
+        assert sha256(models / f"m{number}.gguf") == sha256(repositories / f"own/many/m{number}.gguf")
+    assert left(models) == [f"m{number}.gguf" for number in range(MANY)]
+    assert not run(*many())["changed"], "all of them are recorded"
+
+
+def test_connections_are_kept_and_each_file_is_asked_for_once(run: Run, hub: Hub) -> None:
+    assert run(*many(), connections=1)["changed"]
+    assert hub.seen.connections == 2, "one to the hub, one to its storage"
+    assert hub.seen.storage == 1 + MANY, "a first look at the repository, and each file"
+
+
+def test_small_models_with_the_same_content_are_one_file(run: Run, hub: Hub, models: Path) -> None:
+    first, second, *_others = many()
+    done = run(first, {**first, "name": "twin"}, second)
+    assert done["fetched"] == done["to_fetch"] == 2 * done["models"][0]["size"]
+    assert (models / "m0.gguf").stat().st_ino == (models / "twin.gguf").stat().st_ino
+
+
+def test_a_small_model_that_fails_does_not_harm_the_others(run: Run, hub: Hub, models: Path) -> None:
+    plain = f"{hub.url}/storage/own/small/Small-Q4_K_M.gguf?Signature=s3cret"
+    result = run(model("wrong", url=plain, checksum="0" * 64), *many())
+    assert "its SHA-256 was expected to be" in result["msg"]
+    assert "wrong.gguf" not in left(models)
+    assert run(*many())["fetched"] <= MANY * (1 << 19)
+    assert left(models) == [f"m{number}.gguf" for number in range(MANY)]
+
+
+def test_more_than_may_be_done_at_once_is_postponed(
+    run: Run, hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMELAB_LLAMACPP_AT_ONCE", str(1 << 18))
+    assert run(SMALL) == {"changed": True, "postponed": True}
+    assert left(models) == []
+    assert "postponed" not in run(SMALL, check=True)
+    monkeypatch.setenv("HOMELAB_LLAMACPP_AT_ONCE", str(2 << 20))
+    assert run(SMALL)["fetched"]
+    assert "postponed" not in run(SMALL)
 
 
 # --- what is refused, and what it says ------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ TOKEN = "hf_only-for-this-test"
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
     gguf_files.write(root / "own" / "long" / "Long-Q4_K_M.gguf", SIZE)
+    gguf_files.write(root / "own" / "short" / "Short-Q4_K_M.gguf", 1 << 20)
     with Hub(root, storage="localhost", token=TOKEN, gated="own/long") as one:
         one.sha256(root / "own" / "long" / "Long-Q4_K_M.gguf")
         yield one
@@ -54,6 +55,11 @@ def recap(done: subprocess.CompletedProcess[str]) -> str:
     return re.sub(" +", " ", match[0])
 
 
+def starts(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The modules that were started, by the output of -vvv."""
+    return re.findall(r"EXEC .*?python\S* \S*AnsiballZ_(\w+)\.py", done.stdout)
+
+
 def test_a_long_download_says_how_far_it_is(tmp_path: Path, hub: Hub) -> None:
     checked = play(tmp_path, hub, "--check")
     assert recap(checked) == "ok=1 changed=1"
@@ -66,10 +72,19 @@ def test_a_long_download_says_how_far_it_is(tmp_path: Path, hub: Hub) -> None:
     assert [int(percent) for percent in lines] == sorted(int(percent) for percent in lines)
     assert int(lines[-1]) <= 100
     assert TOKEN not in done.stdout + done.stderr
+    assert starts(done) == ["model_file", "model_file"], "the attempt, and the job"
     assert not list((tmp_path / "async").iterdir()), "the job's files are gone"
-    again = play(tmp_path, hub)
+    again = play(tmp_path, hub, "-vvv")
     assert recap(again) == "ok=1 changed=0"
     assert "left" not in again.stdout
+    assert starts(again) == ["model_file"]
+
+
+def test_a_short_download_is_one_module_start(tmp_path: Path, hub: Hub) -> None:
+    done = play(tmp_path, hub, "-vvv", models=[{"name": "short", "source": {"repo": "own/short", "quant": "Q4_K_M"}}])
+    assert recap(done) == "ok=1 changed=1"
+    assert starts(done) == ["model_file"]
+    assert not (tmp_path / "async").exists()
 
 
 def test_what_cannot_be_done_is_said_before_a_job_is_begun(tmp_path: Path, hub: Hub) -> None:

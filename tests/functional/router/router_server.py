@@ -58,8 +58,12 @@ class Server:
     def __enter__(self) -> Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._argv, stdout=log, stderr=subprocess.STDOUT, cwd=self.log.parent)
-        wait_until(self.client.healthy, self.log)
+        wait_until(self._ready, self.log)
         return self
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, f"llama-server has ended: {self.log.read_text()}"
+        return self.client.healthy()
 
     def __exit__(self, *_error: object) -> None:
         self.process.terminate()

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _download
-from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Limit, Wanted
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _pace
+from ansible_collections.homelab.llamacpp.plugins.module_utils._download import Download, Wanted
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import FetchError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._pace import Limit
 from ansible_collections.homelab.llamacpp.plugins.module_utils._part import Part
 
 SIZE = 1 << 20
@@ -20,13 +21,14 @@ URL = "http://hub/model.gguf"
 
 
 class Drip:
-    """An answer that brings a byte in ten milliseconds, for ever."""
+    """A model that brings a byte in ten milliseconds, for ever."""
 
     status = 206
     url = URL
 
     def __init__(self, start: int, end: int) -> None:
         self.headers = {"Content-Range": f"bytes {start}-{end - 1}/{SIZE}"}
+        self.beginning = list(b"GGUF\3\0\0\0")
 
     def __enter__(self) -> Drip:
         return self
@@ -34,14 +36,15 @@ class Drip:
     def __exit__(self, *_error: object) -> None:
         pass
 
+    close = __exit__
+
     def read1(self, _most: int) -> bytes:
         time.sleep(0.01)
-        return b"x"
+        return bytes([self.beginning.pop(0)]) if self.beginning else b"x"
 
 
 def test_a_server_that_drips_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "PACE_WINDOW", 0.1)
-    monkeypatch.setattr(_download, "look", lambda client, url: Drip(0, SIZE))
+    monkeypatch.setattr(_pace, "WINDOW", 0.1)
     client: Any = SimpleNamespace(open=lambda url, start, end: Drip(start, end))
     part = Part(str(tmp_path / "model.gguf.part"), SIZE, "0" * 64, 0o644)
     download = Download([Wanted(URL, part)], client, 1, Limit(0), 8, lambda count: None)
@@ -52,7 +55,7 @@ def test_a_server_that_drips_has_an_end(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_pace_is_judged_over_its_window() -> None:
-    pace = _download._Pace(URL)
+    pace = _pace.Pace(URL)
     pace.count(299, 0)
     pace.count(2, 301 * 1024)  # late, but enough
     pace.count(299, 10)

@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _json, _model_record
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _json, _model_record
 from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 
@@ -210,3 +211,76 @@ def test_the_lock_of_a_run_that_has_removed_it_is_taken_anew(tmp_path: Path) -> 
         assert path.exists()
         assert store.busy("m")
     assert not path.exists()
+
+
+# --- the record, beside other threads and other runs -----------------------------------------------------------------
+
+
+def entry(number: int) -> dict[str, Any]:
+    return {**GOOD, "files": {}, "placed": float(number)}
+
+
+def test_a_record_that_is_unchanged_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = Store(str(tmp_path), None), Store(str(tmp_path), None)
+    mine.write("m", entry(1))
+    other.write("n", entry(2))
+    read: list[bytes] = []
+    parse = _model_record.parse
+    monkeypatch.setattr(_model_record, "parse", lambda data: read.append(data) or parse(data))
+    for _turn in range(2):
+        mine.read()
+        assert mine.record == {"m": entry(1), "n": entry(2)}
+    assert len(read) == 1
+    os.unlink(mine.record_path)
+    mine.read()
+    assert mine.record == {}
+
+
+def test_threads_that_wait_to_write_are_written_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path), None)
+    written: list[str] = []
+    replace = _files.replace
+
+    def count(path: str, content: str, **more: Any) -> None:
+        written.append(content)
+        replace(path, content, **more)
+
+    monkeypatch.setattr(_files, "replace", count)
+    threads = [threading.Thread(target=store.write, args=(f"m{number}", entry(number))) for number in range(5)]
+    with _files.locked(f"{store.record_path}.lock"):  # as if another run wrote
+        for number, thread in enumerate(threads):
+            thread.start()
+            # The first one has taken its own and waits for that run, the others wait for the first.
+            deadline = time.monotonic() + 60
+            while not (store._writing.locked() and len(store._unwritten) == number):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert len(written) == 2
+    assert set(Store(str(tmp_path), None).record) == {f"m{number}" for number in range(5)}
+
+
+def test_what_could_not_be_written_is_written_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path), None)
+    with monkeypatch.context() as broken:
+
+        def full(*_args: Any, **_more: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        broken.setattr(_files, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            store.write("m", entry(1))
+    store.write("n", entry(2))
+    assert set(Store(str(tmp_path), None).record) == {"m", "n"}
+    store.write("m", None)
+    assert set(Store(str(tmp_path), None).record) == {"n"}
+
+
+def test_the_places_of_a_model_are_not_those_of_another(tmp_path: Path) -> None:
+    for place in ("m.gguf", "m.gguf.part", "m2.gguf", "m/x.gguf", "m2/x.gguf", "m/draft/d.gguf", "other.gguf"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    store = Store(str(tmp_path), None)
+    assert store.of_model("m") == ["m.gguf", "m.gguf.part", "m/draft/d.gguf", "m/x.gguf"]
+    assert store.of_model("m2") == ["m2.gguf", "m2/x.gguf"]
