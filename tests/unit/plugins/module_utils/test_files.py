@@ -156,7 +156,7 @@ def test_as_many_links_as_the_kernel_follows(tmp_path: Path) -> None:
     for number in range(1, 42):
         (tmp_path / str(number)).symlink_to(str(number - 1))
     _files.check_folder(str(tmp_path / "40"))
-    with pytest.raises(OSError, match="symbolic links") as caught:
+    with pytest.raises(OSError, match="symbolic links"):
         _files.check_folder(str(tmp_path / "41"))
 
 
