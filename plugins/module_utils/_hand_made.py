@@ -67,7 +67,7 @@ def servers(run: Run, proc: str = "/proc") -> list[Server]:
                 shown["ActiveState"] in ("active", "activating", "reloading"),
                 shown["UnitFileState"].startswith("enabled"),
                 shown["User"] or "root",
-                shown["WorkingDirectory"].lstrip("!-").replace("~", "/root") or "/",
+                _folder(shown),
                 words[0] if words else "",
                 tuple(words[1:]),
                 variables,
@@ -75,6 +75,11 @@ def servers(run: Run, proc: str = "/proc") -> list[Server]:
             )
         )
     return found
+
+
+def _folder(shown: Mapping[str, str]) -> str:
+    folder = shown["WorkingDirectory"].lstrip("!-") or "/"
+    return os.path.expanduser(f"~{shown['User'] or 'root'}") if folder == "~" else folder
 
 
 def _units(run: Run) -> Iterator[dict[str, str]]:

@@ -32,13 +32,39 @@ anything = st.recursive(
         ("a\u202egnp.exe", "a\\u202egnp.exe"),  # turns round what follows
         ("a\u2028b", "a\\u2028b"),
         (7, "7"),
+        ("\u00ad\uffff\U000e0001", "\\xad\\uffff\\U000e0001"),
+        ("\u00ff\u0100\ue000", "\u00ff\u0100\\ue000"),
+        ("\U00010000\x00", "\U00010000\\x00"),
+        ("\U0001fffe", "\\U0001fffe"),
+        ("a\u3000b\x1f", "a\u3000b\\x1f"),
     ],
 )
 def test_texts(given_: object, shown: str) -> None:
     assert text(given_) == shown
 
 
+def test_depth() -> None:
+    """Lists and dictionaries in one another up to so many, what is in the last one included."""
+
+    def deep(levels: int) -> Any:
+        return "end" if not levels else [deep(levels - 1)] if levels % 2 else {"a": deep(levels - 1)}
+
+    assert data(deep(12)) == deep(12)
+    assert "end" not in json.dumps(data(deep(13)))
+    assert data([[1], {"a": 2}, 3], 1) == ["…", "…", 3]
+    assert data([[1], {"a": 2}, (3,)], 2) == [[1], {"a": 2}, [3]]
+
+
+def test_numbers_at_the_ends_of_64_bits() -> None:
+    assert data([2**63 - 1, 2**63, -(2**63), -(2**63) - 1]) == [2**63 - 1, None, -(2**63), None]
+
+
+def test_what_is_no_plain_data_is_text() -> None:
+    assert data({1: b"x", "\x1b": Exception("e\x07")}) == {"1": "b'x'", "\\x1b": "e\\x07"}
+
+
 def test_a_long_text_is_cut() -> None:
+    assert text("x" * 1000) == "x" * 1000
     assert text("x" * 5000) == "x" * 1000 + "…"
 
 

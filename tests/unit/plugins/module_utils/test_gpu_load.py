@@ -58,3 +58,36 @@ def test_an_older_driver_calls_it_otherwise() -> None:
 def test_a_card_that_does_not_answer() -> None:
     assert look(lambda _argv: (9, "NVIDIA-SMI has failed\n", "")) == []
     assert load_of("No devices were found\n") == []
+
+
+def test_what_nvidia_smi_is_asked() -> None:
+    """Its own names, in the order in which the words of a line are taken."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        asked.append(argv)
+        return 0, "", ""
+
+    assert look(run) == []
+    fields = "index,uuid,name,memory.total,memory.used,utilization.gpu,temperature.gpu,power.draw,power.limit"
+    query = f"--query-gpu={fields},clocks_event_reasons.active"
+    assert asked == [["nvidia-smi", query, "--format=csv,noheader,nounits"]], "an answer is enough"
+
+
+@pytest.mark.parametrize(
+    "line", ["x, a, b, 1, 2, 3, 4, 5, 6, 0x0", "0, a, b, 1, 2, 3, 4, 5, 6", "0, a", "", "0" + ", 1" * 10]
+)
+def test_what_is_no_line_of_a_card(line: str) -> None:
+    assert load_of(line + "\n") == []
+    assert len(load_of(f"{line}\n{SHOWN.format('0x0')}")) == 2
+
+
+def test_an_exit_status_of_another_kind_is_not_tried_again() -> None:
+    asked: list[str] = []
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        asked.append(argv[1])
+        return 9, SHOWN.format("0x0"), ""
+
+    assert look(run) == []
+    assert len(asked) == 1

@@ -5,9 +5,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _hub
 from ansible_collections.homelab.llamacpp.plugins.module_utils._http import FetchError
-from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import Artefact, RepoFile, artefacts, choose
+from ansible_collections.homelab.llamacpp.plugins.module_utils._hub import (
+    Artefact,
+    RepoFile,
+    Repository,
+    artefacts,
+    choose,
+    look,
+)
 
 NAMES = [
     "README.md",
@@ -99,3 +109,187 @@ def test_none_lists_all_of_the_kind() -> None:
     assert "it has mmproj-BF16.gguf (BF16, 1.0 GiB), mmproj-F16.gguf (F16, 1.0 GiB)" in str(error.value)
     with pytest.raises(FetchError, match="has no whole model with the file"):
         choose(FILES, "r", "model", "broken/Qwen3-8B-Q6_K-00001-of-00003.gguf", None)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BASE = "https://hub.example/api/models/own/repo"
+TREE = f"{BASE}/tree/{COMMIT}?recursive=true"
+SUM = "ab" * 32
+
+
+def entry(path: str, size: Any = 7, /, **lfs: Any) -> dict[str, Any]:
+    """One of a tree. Large files are in LFS; small ones, as in every real repository, are not."""
+    return {"type": "file", "oid": "0" * 40, "size": size, "path": path} | ({"lfs": lfs} if lfs else {})
+
+
+class Hub:
+    """Answers by address; each answer is JSON, or JSON and the address of the next page, or an error."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = {f"{BASE}/revision/main": {"sha": COMMIT}, TREE: []}
+        self.asked: list[str] = []
+
+    def json(self, url: str) -> tuple[Any, dict[str, str]]:
+        self.asked.append(url)
+        answer = self.answers[url]
+        if isinstance(answer, Exception):
+            raise answer
+        more = {}
+        if isinstance(answer, tuple):
+            answer, following = answer
+            more["Link"] = f'<{BASE}/first>; rel="first", <{following}>; rel="next"'
+        return answer, more
+
+    def look(self, endpoint: str = "https://hub.example", name: str = "own/repo", revision: str = "main") -> Repository:
+        client: Any = self
+        return look(client, endpoint, name, revision)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+def test_a_repository_at_a_commit(hub: Hub) -> None:
+    hub.answers[TREE] = [
+        {"type": "directory", "oid": "0" * 40, "size": 0, "path": "Q8_0"},
+        entry("README.md", 3),
+        entry("a b/m.gguf", 134, oid=SUM.upper(), size=9 << 30, pointerSize=134),
+        entry("small.gguf", 0),
+    ]
+    found = hub.look()
+    assert found.files == [RepoFile("a b/m.gguf", 9 << 30, SUM), RepoFile("small.gguf", 0, "")]
+    assert (found.name, found.commit, found.endpoint) == ("own/repo", COMMIT, "https://hub.example")
+    assert found.url(found.files[0]) == f"https://hub.example/own/repo/resolve/{COMMIT}/a%20b/m.gguf"
+    assert hub.asked == [f"{BASE}/revision/main", TREE]
+
+
+@pytest.mark.parametrize("endpoint", ["https://hub.example/", "https://hub.example//"])
+def test_a_slash_behind_the_endpoint(hub: Hub, endpoint: str) -> None:
+    assert hub.look(endpoint).endpoint == "https://hub.example"
+
+
+def test_a_revision_is_one_part_of_the_address(hub: Hub) -> None:
+    hub.answers[f"{BASE}/revision/refs%2Fpr%2F1"] = {"sha": COMMIT}
+    assert hub.look(revision="refs/pr/1").commit == COMMIT
+
+
+def test_all_pages_are_read(hub: Hub) -> None:
+    hub.answers[TREE] = ([entry("1.gguf")], f"{BASE}/tree/x?cursor=2")
+    hub.answers[f"{BASE}/tree/x?cursor=2"] = ([entry("2.gguf")], "/api/models/own/repo/tree/x?cursor=3")
+    hub.answers[f"{BASE}/tree/x?cursor=3"] = [entry("3.gguf")]
+    assert [file.path for file in hub.look().files] == ["1.gguf", "2.gguf", "3.gguf"]
+
+
+@pytest.mark.parametrize("following", ["https://other.example/x", "http://hub.example/x", "https://hub.example:1/x"])
+def test_a_next_page_elsewhere_is_not_asked(hub: Hub, following: str) -> None:
+    hub.answers[TREE] = ([], following)
+    with pytest.raises(FetchError, match="the next page was expected on the same server, it is at "):
+        hub.look()
+    assert len(hub.asked) == 2
+
+
+def test_pages_without_end(hub: Hub) -> None:
+    hub.answers[TREE] = ([entry("1.gguf")], TREE)
+    with pytest.raises(FetchError, match="of own/repo has more than 200 pages; is it a hub"):
+        hub.look()
+    assert len(hub.asked) == 1 + _hub.MAX_PAGES == 201
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FetchError("x", 404, "RevisionNotFound"), "own/repo has no revision 'main'; name a branch, a tag or a commit"),
+        (FetchError("x", 401, "RepoNotFound"), "https://hub.example knows no repository own/repo, or does not show it"),
+        (FetchError("x", 404), "https://hub.example knows no repository own/repo, or does not show it"),
+        (FetchError("it is down", 500), "^it is down"),
+        (FetchError("no certificate"), "^no certificate"),
+    ],
+)
+def test_refusals_are_explained(hub: Hub, error: FetchError, told: str) -> None:
+    hub.answers[f"{BASE}/revision/main"] = error
+    with pytest.raises(FetchError, match=told):
+        hub.look()
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"error": "x"},
+        ["x"],
+        [None],
+        [{"type": "file"}],
+        [{"path": "m.gguf", "size": 1}],
+        [entry("m.gguf", "7")],
+        [entry("m.gguf", True)],
+        [entry("m.gguf", -1)],
+        [entry("m.gguf", 1 << 63)],
+        [entry("m.gguf", 7.0)],
+        [entry("m.gguf", oid="abc", size=1)],
+        [entry("m.gguf", oid=7, size=1)],
+        [entry("m.gguf", size=None, oid=SUM)],
+        [{"type": "file", "path": 7, "size": 1}],
+    ],
+)
+def test_what_is_no_hub(hub: Hub, tree: Any) -> None:
+    hub.answers[TREE] = tree
+    with pytest.raises(FetchError, match=r"https://hub.example answers about own/repo in a form that is not the hub's"):
+        hub.look()
+
+
+@pytest.mark.parametrize("answer", [{}, [], None, "x", {"sha": None}])
+def test_a_revision_of_no_hub(hub: Hub, answer: Any) -> None:
+    hub.answers[f"{BASE}/revision/main"] = answer
+    with pytest.raises(FetchError, match=r"https://hub.example.*own/repo"):
+        hub.look()
+
+
+@pytest.mark.parametrize("path", ["../m.gguf", "/m.gguf", "a/../../m.gguf", "a\n.gguf", "x/" * 32 + "m.gguf"])
+def test_a_path_that_leads_elsewhere(hub: Hub, path: str) -> None:
+    hub.answers[TREE] = [entry(path)]
+    with pytest.raises(FetchError, match=r"https://hub.example: the repository own/repo: .*; take another repository"):
+        hub.look()
+
+
+def test_a_deep_path_and_a_large_file(hub: Hub) -> None:
+    path = "x/" * 31 + "m.gguf"
+    hub.answers[TREE] = [entry(path, (1 << 63) - 1)]
+    assert hub.look().files == [RepoFile(path, (1 << 63) - 1, "")]
+
+
+@pytest.mark.parametrize("commit", ["../x", "a/b", "", ".", "a\nb"])
+def test_a_commit_that_is_a_path(hub: Hub, commit: str) -> None:
+    hub.answers[f"{BASE}/revision/main"] = {"sha": commit}
+    with pytest.raises(FetchError, match="take another repository"):
+        hub.look()
+
+
+@pytest.mark.parametrize(
+    "name", ["repo", "own/repo/more", "own/", "/repo", ".own/repo", "own/re po", "own/repo\n", "a/b?c"]
+)
+def test_names_of_no_repository(hub: Hub, name: str) -> None:
+    with pytest.raises(FetchError, match=r"repo must be owner/name, found"):
+        hub.look(name=name)
+    assert hub.asked == []
+
+
+def test_a_file_without_a_quant_is_listed_as_such() -> None:
+    with pytest.raises(FetchError, match=r"one model, as neither file nor quant is given; it has a.gguf \(no quant in"):
+        choose([RepoFile("a.gguf", 1, ""), RepoFile("b.gguf", 1, "")], "r", "model", None, None)
+    with pytest.raises(FetchError, match="it has none"):
+        choose([], "r", "model", None, "Q8_0")
+    with pytest.raises(FetchError, match=r"has no whole model with the file 'x.gguf'; it has none"):
+        choose([RepoFile("x.txt", 1, "")], "r", "model", "x.gguf", None)
+
+
+def test_the_exact_quant_goes_before_the_makers_own() -> None:
+    files = [RepoFile("m-UD-Q4_K_M.gguf", 1, ""), RepoFile("m-Q4_K_M.gguf", 1, "")]
+    assert choose(files, "r", "model", None, "Q4_K_M").files == [files[1]]
+    assert choose(files[:1], "r", "model", None, "Q4_K_M").files == [files[0]]
+
+
+def test_a_set_with_shards_that_it_does_not_count_is_none() -> None:
+    files = [RepoFile(f"m-{number:05d}-of-00002.gguf", 1, "") for number in (2, 1)]
+    assert [one.files for one in artefacts(files)] == [[files[1], files[0]]]
+    assert artefacts([*files, RepoFile("m-00003-of-00002.gguf", 1, "")]) == []
+    assert artefacts([*files, RepoFile("m-00000-of-00002.gguf", 1, "")]) == []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _json, _model_record
-from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_source import Item, Resolved
+from ansible_collections.homelab.llamacpp.plugins.module_utils._model_store import Store, sha256_of
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 
 FILE: dict[str, Any] = {"role": "model", "size": 1, "mtime_ns": 1, "sha256": "0" * 64}
@@ -284,3 +286,261 @@ def test_the_places_of_a_model_are_not_those_of_another(tmp_path: Path) -> None:
     store = Store(str(tmp_path), None)
     assert store.of_model("m") == ["m.gguf", "m.gguf.part", "m/draft/d.gguf", "m/x.gguf"]
     assert store.of_model("m2") == ["m2.gguf", "m2/x.gguf"]
+
+
+# --- what is in place -------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """A models directory with a store, to whose record files are added as they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "models"
+        self.folder.mkdir()
+        self.store = Store(str(self.folder), None)
+
+    def add(self, place: str, text: str = "weights", role: str = "model") -> Path:
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        status = path.lstat()
+        found = {"role": role, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        self.record(place, {**found, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+        return path
+
+    def link(self, place: str, target: Path) -> Path:
+        (self.folder / place).symlink_to(target)
+        self.record(place, {"role": "model", "size": 7, "link": str(target)})
+        return self.folder / place
+
+    def record(self, place: str, found: dict[str, Any]) -> None:
+        name = self.store.model_of(place)
+        entry = self.store.record.setdefault(name, {"identity": "{}", "commit": None, "files": {}})
+        entry["files"][place] = found
+
+    def in_place(self, name: str = "m") -> bool:
+        return self.store.in_place(self.store.record[name])
+
+    def verify(self) -> tuple[set[str], int]:
+        """What is damaged, and how many bytes were read."""
+        counts: list[int] = []
+        self.store.verify(counts.append)
+        return self.store.damaged, sum(counts)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def test_a_model_is_in_place_while_each_file_is_as_recorded(kept: Kept) -> None:
+    kept.add("m/a.gguf")
+    second = kept.add("m/b.gguf")
+    assert kept.in_place()
+    mtime = second.stat().st_mtime_ns
+    second.write_text("others!")
+    os.utime(second, ns=(mtime, mtime + 1))
+    assert not kept.in_place()
+    os.utime(second, ns=(mtime, mtime))
+    assert kept.in_place()
+    second.write_text("longer than it was")
+    os.utime(second, ns=(mtime, mtime))
+    assert not kept.in_place()
+    second.unlink()
+    assert not kept.in_place()
+
+
+def test_a_model_without_a_model_file_is_not_in_place(kept: Kept) -> None:
+    kept.add("m/mmproj.gguf", role="projector")
+    assert not kept.in_place()
+    kept.add("m/a.gguf")
+    assert kept.in_place()
+
+
+def test_a_link_is_in_place_while_it_leads_to_what_is_there(kept: Kept, tmp_path: Path) -> None:
+    target, other = tmp_path / "target.gguf", tmp_path / "other.gguf"
+    target.write_text("x")
+    other.write_text("x")
+    link = kept.link("m.gguf", target)
+    assert kept.in_place()
+    target.unlink()
+    assert not kept.in_place(), "its target is gone"
+    target.write_text("x")
+    link.unlink()
+    link.symlink_to(other)
+    assert not kept.in_place(), "it leads elsewhere"
+    link.unlink()
+    link.write_text("x")
+    assert not kept.in_place(), "it is no link"
+
+
+def test_something_else_in_a_files_place(kept: Kept, tmp_path: Path) -> None:
+    path = kept.add("m.gguf")
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert not kept.in_place()
+    assert not kept.store.is_regular("m.gguf")
+    path.unlink()
+    path.mkdir()
+    assert not kept.in_place()
+    assert not kept.store.is_regular("m.gguf")
+    kept.add("n.gguf")
+    assert kept.store.is_regular("n.gguf")
+    assert not kept.store.is_regular("nothing.gguf")
+
+
+def test_a_place_behind_a_link_is_not_in_place(kept: Kept, tmp_path: Path) -> None:
+    """The folder was exchanged for a link to another one with the same files."""
+    kept.add("m/a.gguf")
+    (kept.folder / "m").rename(tmp_path / "moved")
+    (kept.folder / "m").symlink_to(tmp_path / "moved")
+    assert not kept.in_place()
+    assert not kept.store.is_regular("m/a.gguf")
+
+
+def test_damage_is_found_by_reading(kept: Kept) -> None:
+    path = kept.add("m.gguf", "weights")
+    kept.add("n.gguf", "others")
+    assert kept.verify() == (set(), 13)
+    mtime = path.stat().st_mtime_ns
+    path.write_text("weightz")
+    os.utime(path, ns=(mtime, mtime))
+    assert kept.in_place(), "a look does not tell"
+    assert kept.verify() == ({"m.gguf"}, 13)
+    assert not kept.in_place()
+    assert kept.in_place("n")
+
+
+def test_what_is_gone_or_only_linked_is_not_read(kept: Kept, tmp_path: Path) -> None:
+    """It is no damage: it is not in place anyway."""
+    kept.add("gone.gguf").unlink()
+    (tmp_path / "target").write_text("x")
+    kept.link("linked.gguf", tmp_path / "target")
+    assert kept.verify() == (set(), 0)
+    assert not kept.in_place("gone")
+    assert kept.in_place("linked")
+
+
+def test_the_same_content_at_another_place(kept: Kept) -> None:
+    kept.add("m.gguf", "same")
+    sha256 = hashlib.sha256(b"same").hexdigest()
+    assert kept.store.twin(sha256, "m.gguf") is None
+    kept.add("n/x.gguf", "same")
+    found = kept.store.twin(sha256, "m.gguf")
+    assert found is not None
+    assert (found[0], found[1]["size"]) == ("n/x.gguf", 4)
+    assert kept.store.twin("0" * 64, "m.gguf") is None
+    kept.store.damaged = {"n/x.gguf"}
+    assert kept.store.twin(sha256, "m.gguf") is None
+    kept.store.damaged = set()
+    (kept.folder / "n/x.gguf").unlink()
+    assert kept.store.twin(sha256, "m.gguf") is None
+
+
+def test_all_places_of_a_model(kept: Kept, tmp_path: Path) -> None:
+    kept.add("m.gguf")
+    kept.add("mm.gguf")
+    for place in ("m.gguf.part", "m.gguf.part.journal", "m.gguf.12.part", "m.txt", "m/a.gguf", "m/draft/b.gguf", "m/x"):
+        path = kept.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    assert kept.store.of_model("m") == [
+        *("m.gguf", "m.gguf.12.part", "m.gguf.part", "m.gguf.part.journal", "m/a.gguf", "m/draft/b.gguf"),
+    ]
+    kept.link("folder", tmp_path)
+    assert kept.store.of_model("folder") == ["folder"]
+    assert kept.store.of_model("nobody") == []
+
+
+def test_part_files_of_models_that_are_not_wanted_any_more(kept: Kept) -> None:
+    for place in ("old.gguf.part", "old.gguf.part.journal", "m.gguf.part", "m.gguf", "busy.gguf.part"):
+        (kept.folder / place).write_text("x")
+    with kept.store.alone("busy", 0.1):
+        assert Store(str(kept.folder), None).parts(["m"]) == ["old.gguf.part", "old.gguf.part.journal"]
+    assert kept.store.parts([]) == ["busy.gguf.part", "m.gguf.part", "old.gguf.part", "old.gguf.part.journal"]
+
+
+def test_what_is_removed_and_how_much_comes_free(kept: Kept, tmp_path: Path) -> None:
+    for place in ("m/draft/b.gguf", "m/a.gguf", "n/c.gguf", "n/notes.txt"):
+        (kept.folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (kept.folder / place).write_bytes(b"x" * 100_000)
+    blocks = 512 * (kept.folder / "m/a.gguf").stat().st_blocks
+    assert kept.store.size(["m/a.gguf", "n/c.gguf", "nowhere.gguf"]) == 2 * blocks > 0
+    os.link(kept.folder / "m/a.gguf", tmp_path / "another name of it")
+    assert kept.store.size(["m/a.gguf", "n/c.gguf"]) == blocks
+    kept.store.remove(["m/draft/b.gguf", "m/a.gguf", "n/c.gguf", "nowhere/x.gguf", "n"])
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["n"]
+    assert [path.name for path in (kept.folder / "n").iterdir()] == ["notes.txt"]
+
+
+def test_nothing_behind_a_link_is_removed(kept: Kept, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "a.gguf").write_text("kept")
+    (kept.folder / "m").symlink_to(theirs)
+    kept.store.remove(["m/a.gguf"])
+    assert (theirs / "a.gguf").read_text() == "kept"
+    kept.store.remove(["m"])
+    assert not (kept.folder / "m").exists()
+    assert (theirs / "a.gguf").read_text() == "kept"
+
+
+def test_the_sizes_of_all_that_was_placed(kept: Kept, tmp_path: Path) -> None:
+    kept.add("m.gguf", "1234")
+    kept.add("n/x.gguf", "12")
+    kept.link("linked", tmp_path)
+    assert kept.store.recorded_size() == 4 + 2 + 7
+    assert 0 < kept.store.free() < 1 << 60
+
+
+def test_what_is_recorded_of_a_placed_model(kept: Kept) -> None:
+    for place in ("m/a.gguf", "m/b.gguf"):
+        kept.add(place)
+    (kept.folder / "m/c.gguf").symlink_to("/srv/c.gguf")
+    items = [
+        Item("m/a.gguf", "model", 7, "s"),
+        Item("m/b.gguf", "draft", 7, "s", path="/srv/b.gguf", method="hardlink"),
+        Item("m/c.gguf", "projector", 9, "", path="/srv/c.gguf", method="link"),
+    ]
+    entry = kept.store.entry_of("{}", Resolved(items, "c0ffee"), {"m/a.gguf": "1", "m/b.gguf": "2"}, {"m/b.gguf"})
+    times = [(kept.folder / place).stat().st_mtime_ns for place in ("m/a.gguf", "m/b.gguf")]
+    assert entry == {
+        "identity": "{}",
+        "commit": "c0ffee",
+        "files": {
+            "m/a.gguf": {"role": "model", "size": 7, "mtime_ns": times[0], "sha256": "1"},
+            "m/b.gguf": {"role": "draft", "size": 7, "mtime_ns": times[1], "sha256": "2", "shared": True},
+            "m/c.gguf": {"role": "projector", "size": 9, "link": "/srv/c.gguf"},
+        },
+    }
+
+
+def test_the_record_is_amended_by_one_model(kept: Kept) -> None:
+    other = Store(str(kept.folder), None)
+    kept.store.write("m", GOOD)
+    other.write("n", {**GOOD, "files": {}})
+    assert sorted(Store(str(kept.folder), None).record) == ["m", "n"]
+    kept.store.write("m", None)
+    kept.store.write("nobody", None)
+    found = Store(str(kept.folder), None)
+    assert (sorted(found.record), found.placed("n"), found.placed("m")) == (["n"], 1.5, 0)
+
+
+def test_a_sum_is_of_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "link").symlink_to("file")
+    counts: list[int] = []
+    for name in ("file", "link"):
+        assert sha256_of(str(tmp_path / name), counts.append) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert sum(counts) == 6_000_000
+    assert sha256_of(str(tmp_path / "file")) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    with pytest.raises(OSError, match="expected a regular file"):
+        sha256_of(str(tmp_path))
+
+
+def test_a_file_that_becomes_a_link_meanwhile_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").write_text("x")
+    (tmp_path / "link").symlink_to("victim")
+    monkeypatch.setattr(os.path, "realpath", lambda path: path)
+    with pytest.raises(OSError, match="it was exchanged for a link meanwhile"):
+        sha256_of(str(tmp_path / "link"))
