@@ -46,6 +46,7 @@ class Machine:
         self.enabled: set[str] = set()
         self.said: list[str] = []
         self.breaks = ""  # the one that does not come up
+        self.needs_reload = "no"
         self.gate = ""  # the one whose ExecStartPre= fails, which systemctl tells
         self.loading = False  # whether models are still being loaded
         self.refuses = self.open = self.killed = self.changed = False
@@ -63,13 +64,15 @@ class Machine:
                 "LoadState": "loaded",
                 "ActiveState": "active" if up else "inactive",
                 "SubState": "running",
-                "NeedDaemonReload": "no",
+                "NeedDaemonReload": self.needs_reload,
                 "MainPID": str(os.getpid()) if up else "0",
                 "UnitFileState": "enabled" if name in self.enabled else "disabled",
             }
             return 0, "".join(f"{key}={value}\n" for key, value in state.items()), ""
         if verb == "restart" and self.killed:
             raise KeyboardInterrupt
+        if verb == "daemon-reload":
+            self.needs_reload = "no"
         if verb in ("enable", "disable", "restart", "stop"):
             self.said.append(f"{verb} {name}")
         if verb == "enable":
@@ -512,3 +515,43 @@ def test_an_instance_that_computes_on_the_cpu_is_an_error(
         converge(machine, coder)
     layers = "10" if "10" in options else "all"
     assert asked == ([("the instance coder", lines, ["CUDA0", "CUDA1"], layers)] if lines else [])
+
+
+@pytest.mark.parametrize(("state", "action"), [("absent", "remove"), ("stopped", "stop")])
+def test_one_between_two_tries_is_stopped(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, state: str, action: str
+) -> None:
+    """It is not up, and would start again by itself."""
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        status, out, err = Machine.__call__(machine, argv)
+        return status, out.replace("ActiveState=inactive", "ActiveState=activating"), err
+
+    places = Places(
+        str(machine.config), str(machine.run_dir), "llama-instance", getpass.getuser(), "/bin/x", (), None, 60
+    )
+    instances = Instances([entry(machine, "coder", free_port(), state=state)], places, run)
+    instances.look()
+    assert instances.all[0].action == action
+    instances.converge()
+    assert machine.said[-1] == "stop coder"
+
+
+def test_one_that_is_removed_does_not_start_with_the_machine(machine: Machine) -> None:
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    machine.said.clear()
+    converge(machine, {"name": "coder", "state": "absent"})
+    assert machine.said == ["stop coder", "disable coder"]
+    assert machine.enabled == set()
+    assert list(machine.run_dir.iterdir()) == []
+
+
+def test_a_changed_unit_restarts_it(machine: Machine) -> None:
+    """Which systemd tells, before it has read it again."""
+    coder = entry(machine, "coder", free_port())
+    converge(machine, coder)
+    machine.needs_reload = "yes"
+    assert converge(machine, coder, check=True) == {"coder": "restart"}
+    assert converge(machine, coder) == {"coder": "restart"}
+    assert converge(machine, coder) == {"coder": "none"}

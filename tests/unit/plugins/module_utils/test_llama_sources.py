@@ -210,6 +210,89 @@ def test_an_archive_that_another_user_can_change_is_refused(archive: Path) -> No
             verify(str(archive), checksum(archive))
 
 
+def test_an_archive_of_a_group_of_others_that_may_write(archive: Path) -> None:
+    """World-writable is refused, whatever else the mode says."""
+    for mode in (0o602, 0o4602, 0o2646):
+        archive.chmod(mode)
+        with pytest.raises(ReleaseError, match=f"has mode {mode & 0o7777:04o}; chown and chmod it"):
+            verify(str(archive), checksum(archive))
+
+
+def test_a_checksum_in_capitals(archive: Path) -> None:
+    verify(str(archive), "sha256:" + checksum(archive).partition(":")[2].upper())
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_an_archive_that_is_damaged(kind: str, damage: str, tmp_path: Path) -> None:
+    """Each packer has errors of its own."""
+    (tmp_path / "file").write_bytes(os.urandom(100_000))
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, f"w:{kind}") as file:
+        file.add(tmp_path / "file", "file")
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    path.write_bytes(data)
+    with pytest.raises(ReleaseError, match=r"a.tar cannot be unpacked in .*there: "):
+        unpack(run, str(path), str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
+
+
+def test_an_archive_with_a_folder_in_a_files_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        for name in ("a", "a/b"):
+            file.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ReleaseError, match=r"cannot be unpacked"):
+        unpack(run, str(path), str(tmp_path / "there"))
+
+
+def test_what_was_in_the_directory_before_goes(archive: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir(0o700)
+    (there / "old").touch()
+    unpack(run, str(archive), str(there))
+    assert [path.name for path in there.iterdir()] == ["package-1"]
+
+
+def test_directories_that_an_archive_does_not_name(tmp_path: Path) -> None:
+    """With times of files, by which a build sees what it has built already."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        member = tarfile.TarInfo("./a//b/./c")
+        member.mtime, member.mode = 1_000_000_000, 0o100
+        file.addfile(member)
+    unpack(run, str(path), str(tmp_path / "there"))
+    found = (tmp_path / "there/a/b/c").stat()
+    assert (found.st_mtime, found.st_mode & 0o7777) == (1_000_000_000, 0o755)
+    assert (tmp_path / "there/a/b").stat().st_mode & 0o777 == 0o755
+
+
+def test_words_of_zstd_are_told_in_short(tmp_path: Path) -> None:
+    packed = tmp_path / "a.tar.zst"
+    packed.write_bytes(b"\x28\xb5\x2f\xfd")
+    words = " ".join(f"w{number}" for number in range(100))
+    for answer in ((1, "", words), (1, words, " ")):
+        with pytest.raises(ReleaseError) as caught:
+            unpack(lambda argv, answer=answer: answer, str(packed), str(tmp_path / "there"))  # type: ignore[misc]
+        assert str(caught.value).endswith("zstd cannot read it: " + " ".join(words.split()[-40:]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.zst"]
+
+
+def test_a_tree_without_its_note_or_a_note_without_its_tree_is_not_placed(archive: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "src"
+    assert not is_placed(str(tree), checksum(archive))
+    (tmp_path / "src.checksum").write_text(checksum(archive))
+    assert not is_placed(str(tree), checksum(archive))
+    tree.mkdir()
+    assert is_placed(str(tree), checksum(archive))
+    (tmp_path / "src.checksum").write_bytes(b"\xff")
+    assert not is_placed(str(tree), checksum(archive))
+
+
 # --- commits ----------------------------------------------------------------------------------------------------
 
 
@@ -262,3 +345,23 @@ def test_a_record_that_is_none_is_an_error(record: str, tmp_path: Path) -> None:
 def test_a_tree_that_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="expected a git repository"):
         check_commit(Git(""), str(tmp_path / "git"), REPO, "b1", "")
+
+
+def test_what_git_says_that_is_no_commit(tmp_path: Path) -> None:
+    for head in ("HEAD", "1" * 39, "1" * 41, f"{ONE}\n{OTHER}"):
+        with pytest.raises(ReleaseError, match=r"expected a git repository at .*git: HEAD|expected a git repository"):
+            check_commit(Git(head), str(tmp_path / "git"), REPO, "b1", "")
+    with pytest.raises(ReleaseError, match=r"expected a git repository at .*: odd$"):
+        check_commit(lambda argv: (1, ONE, "odd\n"), str(tmp_path / "git"), REPO, "b1", "")
+
+
+def test_a_commit_is_recorded_once(tmp_path: Path) -> None:
+    record = tmp_path / "commits.json"
+    check_commit(Git(ONE), str(tmp_path / "git"), REPO, "b1", ONE.upper())
+    assert record.stat().st_mode & 0o777 == 0o644
+    before = record.stat().st_ino
+    check_commit(Git(ONE), str(tmp_path / "git"), REPO, "b1", "")
+    assert record.stat().st_ino == before
+    check_commit(Git(OTHER), str(tmp_path / "git"), REPO, "b2", "")
+    assert json.loads(record.read_text()) == {f"{REPO} b1": ONE, f"{REPO} b2": OTHER}
+    assert record.read_text().index("b1") < record.read_text().index("b2")

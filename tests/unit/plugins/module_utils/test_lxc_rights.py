@@ -120,3 +120,45 @@ def test_bridges_storages_and_privileged_containers_need_their_own() -> None:
     tagged = Changes({"net0": "name=eth0,bridge=vmbr1,tag=5"}, [])
     held = {"VM.Config.Network": "/vms/130", "SDN.Use": "/sdn/zones/localnetwork/vmbr1/5"}
     check_rights(Proxmox(Tree(**held), root=False), 130, tagged, {}, True, [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "privilege"),
+    [
+        (("cores", "cpuunits", "cpulimit"), "VM.Config.CPU"),
+        (("memory", "swap"), "VM.Config.Memory"),
+        (("net0", "net12", "nameserver", "searchdomain", "hostname"), "VM.Config.Network"),
+        (("rootfs", "mp0"), "VM.Config.Disk"),
+        (("unprivileged",), "VM.Allocate"),
+        (("tags", "description", "onboot", "network", "cores2", "mp"), "VM.Config.Options"),
+    ],
+)
+def test_what_a_key_needs(keys: tuple[str, ...], privilege: str) -> None:
+    for key in keys:
+        change = Changes({}, [key])
+        check_rights(api(held=(privilege,)), 130, change, {}, True, [])
+        with pytest.raises(AccessError, match=rf"{privilege} on /vms/130 \({key}\)"):
+            check_rights(api(held=()), 130, change, {}, True, [])
+
+
+@pytest.mark.parametrize(
+    ("step", "privilege"),
+    [
+        ("create", "VM.Allocate"),
+        ("delete", "VM.Allocate"),
+        ("grow", "VM.Config.Disk"),
+        ("start", "VM.PowerMgmt"),
+        ("shutdown", "VM.PowerMgmt"),
+        ("restart", "VM.PowerMgmt"),
+    ],
+)
+def test_what_a_step_needs(step: str, privilege: str) -> None:
+    check_rights(api(held=(privilege,)), 130, Changes({}, []), {}, True, [step])
+    with pytest.raises(AccessError, match=rf"{privilege} on /vms/130 \({step}\)"):
+        check_rights(api(held=()), 130, Changes({}, []), {}, True, [step])
+
+
+def test_each_path_is_asked_for_once() -> None:
+    node = api()
+    check_rights(node, 130, Changes({"cores": "1", "memory": "2", "tags": "x"}, []), {}, True, ["start"])
+    assert node.calls == ["GET access/permissions"]

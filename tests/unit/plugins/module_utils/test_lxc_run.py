@@ -70,3 +70,11 @@ def test_the_nodes_own_files_are_asked_first() -> None:
     assert none.find() is None
     assert none.status() == "stopped"
     assert none.api.calls == []
+
+
+def test_what_a_run_knows() -> None:
+    params = {"vmid": 130, "state": "present"}
+    for check in (True, False):
+        one = LxcRun(params, check, Proxmox(Api(None)), "pve2")
+        assert (one.params, one.check, one.node, one.vmid) == (params, check, "pve2", 130)
+        assert one.path == "nodes/pve2/lxc/130"

@@ -359,3 +359,69 @@ def test_libraries_that_do_not_tell_their_version(machine: Machine) -> None:
     machine.listing = "\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/gone/libcuda.so.1\n3 libs found in cache\n"
     driver = machine.look()["driver"]
     assert (driver["libraries"], driver["library_version"], driver["agree"]) == ({}, None, None)
+
+
+def test_only_nvidias_graphics_cards_count(machine: Machine) -> None:
+    """Not those of another maker, nor what else NVIDIA puts on a card."""
+    machine.card("0000:02:00.0", "0x744c", driver="amdgpu")
+    machine.write("sys/bus/pci/devices/0000:02:00.0/vendor", "0x1002\n")
+    machine.card("0000:03:00.0", "0x1ad6", kind="0x0c0330")  # its USB
+    machine.card("0000:04:00.0", "0x2204", kind="0x030200")
+    addresses = [card["pci_address"] for card in machine.look()["cards"]]
+    assert addresses == ["0000:01:00.0", "0000:04:00.0", "0000:0a:00.0"]
+
+
+def test_cards_without_the_kernel_module(tmp_path: Path) -> None:
+    """nvidia-smi is asked for its words, and each card needs a node."""
+    made = Machine(tmp_path)
+    made.smi = (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", "")
+    for address in ("0000:01:00.0", "0000:0a:00.0"):
+        made.card(address, "0x2204", driver="nouveau")
+    made.library("libcuda", "550.163.01")
+    found = made.look()
+    assert found["driver"]["reason"] == (
+        "the NVIDIA kernel module is not loaded: the card 0000:01:00.0 is there, but nouveau drives it"
+    )
+    assert (found["driver"]["kernel_version"], found["driver"]["agree"], found["gpus"]) == (None, None, [])
+    assert found["driver"]["library_version"] == "550.163.01"
+    nodes = ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"]
+    assert found["device_nodes"]["missing"] == nodes
+    assert _nvidia.read(made, tmp_path)[1] == 9
+
+
+def test_a_card_that_nothing_drives(tmp_path: Path) -> None:
+    made = Machine(tmp_path)
+    for driver in (None, "nvidia"):
+        made.card("0000:01:00.0" if driver else "0000:00:00.0", "0x2204", driver=driver)
+        assert made.look()["driver"]["reason"] == (
+            "the NVIDIA kernel module is not loaded: the card 0000:00:00.0 is there"
+        )
+
+
+def test_of_one_library_twice_the_first_counts(machine: Machine) -> None:
+    """As the loader takes it: ldconfig lists the 32-bit one behind it."""
+    old = machine.root / "usr/lib32/libcuda.so.470.1"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    machine.listing += "\tlibcuda.so.1 (libc6) => /usr/lib32/libcuda.so.470.1\n"
+    machine.listing += "\tlibcudart.so.1 (libc6) => /usr/lib32/libcuda.so.470.1\n"
+    driver = machine.look()["driver"]
+    assert (driver["libraries"], driver["agree"]) == (SAME, True)
+
+
+def test_libraries_of_two_versions(machine: Machine) -> None:
+    (machine.root / "lib/libnvidia-ml.so.1").unlink()
+    other = machine.root / "usr/lib/libnvidia-ml.so.535.1.2"
+    other.touch()
+    (machine.root / "lib/libnvidia-ml.so.1").symlink_to(other)
+    driver = machine.look()["driver"]
+    assert driver["agree"] is False
+    assert "the kernel module is 550.163.01, libnvidia-ml.so.1 here is 535.1.2" in driver["reason"]
+
+
+def test_without_a_card_nvidia_smi_is_not_asked(tmp_path: Path) -> None:
+    made = Machine(tmp_path)
+    assert _nvidia.read(made, tmp_path)[1] is None
+    made.write("proc/driver/nvidia/version", OPEN)  # as in a container that has the host's /proc, and not its /sys
+    assert _nvidia.read(made, tmp_path)[1] == 0
+    assert made.asked[-1][0] == "nvidia-smi"

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _router_trial
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _llama_dry_run, _router_trial, _unit_twin
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import Preset
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_files import Sized
@@ -242,13 +244,13 @@ class Beside:
 
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
-    # The name of a socket has at most 108 characters.
-    monkeypatch.setattr("tempfile.tempdir", "/tmp")
     one = Beside(Systemd(tmp_path, monkeypatch))
-    yield one
-    if one.server:
-        one.server.shutdown()
-        one.server.server_close()
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has at most 107 bytes
+        monkeypatch.setattr(_unit_twin, "RUNTIME", short)
+        yield one
+        if one.server:
+            one.server.shutdown()
+            one.server.server_close()
 
 
 def test_what_it_answers_from_the_smallest_model(beside: Beside) -> None:
@@ -323,6 +325,31 @@ def test_one_that_loads_and_does_not_answer(beside: Beside, said: tuple[int, Any
     beside.prepare = lambda server: setattr(server, "said", said)
     with pytest.raises(RouterError, match=f"it loaded the model and {told} when it was asked"):
         beside.answers()
+
+
+def test_one_that_listens_later(beside: Beside) -> None:
+    """At first there is no socket."""
+    now = beside.serves
+    beside.systemd.serves = lambda text: threading.Timer(0.1, now, [text]).start()
+    assert beside.answers().endswith(" a")
+
+
+def test_one_that_takes_a_request_and_never_answers(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{short}/socket")
+        listener.listen()
+        assert _router_trial._call(f"{short}/socket", "GET", "/health", None, 0.1) == (0, {})
+
+
+def test_room_counts_each_device_for_itself() -> None:
+    """A model takes nothing of a device that it is not on."""
+    one = {"device": "CUDA0", "total_mib": 5}
+    two = {"device": "CUDA1", "total_mib": 5}
+    models = [{"name": "a", "devices": [one]}, {"name": "b", "devices": [two]}, {"name": "c", "devices": [one, two]}]
+    devices = [{"name": "CUDA0", "usable_mib": 10}, {"name": "CUDA1", "usable_mib": 5}]
+    assert room_beside({"devices": devices, "models": models}, 1, "a")
+    assert not room_beside({"devices": devices, "models": models}, 1, "b")
+    assert not room_beside({"devices": devices, "models": models}, 2, "a")
 
 
 def test_one_that_ends_when_it_is_asked(beside: Beside) -> None:
