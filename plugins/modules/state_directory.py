@@ -66,7 +66,9 @@ ready:
   returned: success
   sample: true
 found:
-  description: What M(homelab.llamacpp.gguf_info) returns of O(models_dir); empty lists where nothing is there.
+  description:
+    - What M(homelab.llamacpp.gguf_info) returns of O(models_dir). The lists are empty where nothing is there, and in
+      check mode where the directory is still to be converted.
   type: dict
   returned: when O(read=true)
   sample: {models: [], problems: [], blocking: []}
@@ -95,8 +97,8 @@ def is_ready(folder: str) -> bool:
     return stat.S_ISDIR(found.st_mode) and (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0o755)
 
 
-def read(params: dict[str, Any]) -> dict[str, Any]:
-    if not os.path.exists(params["models_dir"]):
+def read(params: dict[str, Any], trusted: bool) -> dict[str, Any]:
+    if not trusted or not os.path.exists(params["models_dir"]):
         return {"models": [], "problems": [], "blocking": []}
     return read_models(params["models_dir"], params["user"])
 
@@ -109,7 +111,8 @@ def main() -> None:
     places = Places.of(module.params)
     try:
         outcome = StateDirectory(places, runner(module.run_command), module.check_mode).run()
-        found = {"found": read(module.params)} if module.params["read"] else {}
+        trusted = not (module.check_mode and outcome.changed)
+        found = {"found": read(module.params, trusted)} if module.params["read"] else {}
     except (StateError, UnitError, ReadError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
