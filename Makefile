@@ -202,8 +202,8 @@ bench-preset: venv ## router_preset against a loop of ini_file
 	$(RUN) python tests/bench/preset.py
 
 .PHONY: bench-site
-bench-site: venv lab ## The time and the number of tasks of a second run of site.yml
-	$(RUN) python tests/bench/site.py
+bench-site: venv lab ## Playbooks with nothing to do: tasks, module starts, seconds: make bench-site [REVISION=main]
+	$(RUN) python tests/bench/site.py $(REVISION)
 
 .PHONY: bench-update
 bench-update: venv lab ## The time without service of an update, beside the guide's way

@@ -86,6 +86,7 @@ class Outcome:
     action: str = "none"
     changed: bool = False
     changed_files: list[str] = field(default_factory=list)
+    enabled: bool = False
     stopped: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -115,6 +116,15 @@ class Convergence:
         wanted = Wanted(**{name: params[name] for name in Wanted.__dataclass_fields__})
         return cls(Unit(run, params["name"]), Client.from_params(params, params["name"]), wanted, hold)
 
+    def enable(self, wanted: bool, check_mode: bool = False) -> None:
+        """Whether the unit starts with the machine."""
+        self._unit_state(check_mode)  # a file that was just written
+        if self.unit.enabled() == wanted:
+            return
+        self.outcome.enabled = self.outcome.changed = True
+        if not check_mode:
+            self.unit.enable(wanted)
+
     def run(self, restart: bool = False, check_mode: bool = False) -> None:
         wanted, out = self.wanted, self.outcome
         # Hashed before anything is done: a file that changes from here on differs in the next run.
@@ -126,7 +136,7 @@ class Convergence:
         if check_mode:
             out.stopped = self._running_ids(state) if out.action == "restart" else self._outdated
             out.loaded = _union(self._pending, out.stopped)
-            out.changed = out.action != "none" or bool(out.loaded)
+            out.changed = out.enabled or out.action != "none" or bool(out.loaded)
             return
         if out.action in ("start", "restart"):
             self._restart(state)
@@ -262,7 +272,7 @@ class Convergence:
             router.reload(self.wanted.timeout)
         self.outcome.stopped = _union(_union(done.stopped, stale), self._outdated)
         applied = {path: self._now[path] for path in self.outcome.changed_files if path in self._now}
-        self.outcome.changed = done.changed or bool(applied or self._outdated)
+        self.outcome.changed = self.outcome.enabled or done.changed or bool(applied or self._outdated)
         if applied:
             _router_files.amend_applied(self.wanted.applied, applied)
 

@@ -57,6 +57,26 @@ def probe(run: Run) -> dict[str, str]:
     return refused
 
 
+def gives_credentials(run: Run) -> bool:
+    """Whether systemd can give credentials to a service here.
+
+    Not in every container: where the node's AppArmor forbids the mount, a unit with one ends with 243/CREDENTIALS.
+    """
+    setting = "LoadCredential=probe:/etc/passwd"
+    argv = [
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--collect",
+        "--property",
+        setting,
+        "--property",
+        "ProtectSystem=strict",
+    ]
+    status, _output, _errors = run([*argv, "--", "/bin/sh", "-c", 'test -r "$CREDENTIALS_DIRECTORY/probe"'])
+    return status == 0
+
+
 def _key(directive: Directive) -> str:
     return directive.line if directive.name == "SystemCallFilter" else directive.name
 

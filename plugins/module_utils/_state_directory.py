@@ -18,7 +18,9 @@ import pwd
 import re
 import secrets
 import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _files
 from ansible_collections.homelab.llamacpp.plugins.module_utils._names import DEEPEST, printable
@@ -27,6 +29,15 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import R
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SETTING = re.compile(r"(?m)^(\s*StateDirectory\s*=)(.*)$")
 _ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
+
+# The options of a module that converts it: the fragment state_directory.
+PLACES_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "path": {"type": "path", "default": "/var/lib/llama-router"},
+    "models_dir": {"type": "path", "default": "/var/lib/llama-router/models"},
+    "user": {"type": "str", "default": "llama-router"},
+    "unit": {"type": "str", "default": "llama-router.service"},
+    "unit_file": {"type": "path", "default": "/etc/systemd/system/llama-router.service"},
+}
 
 
 class StateError(Exception):
@@ -44,6 +55,13 @@ class Places:
     models: str = "models"
     state: str = "state"
 
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Places:
+        """Those that PLACES_ARGUMENTS name."""
+        path = os.path.normpath(params["path"])
+        above, models = os.path.split(os.path.normpath(params["models_dir"]))
+        return cls(path, params["unit"], params["unit_file"], params["user"], models if above == path else "")
+
 
 @dataclass
 class Outcome:
@@ -58,6 +76,27 @@ class Outcome:
     @property
     def changed(self) -> bool:
         return self.unit or bool(self.owned or self.moved or self.aside)
+
+    def lines(self, places: Places) -> list[str]:
+        """Each path with what happens to it."""
+        lines = [f"{places.unit_file}: StateDirectory= is {places.state} below the directory"] if self.unit else []
+        lines += [f"{printable(path)}: root's" for path in self.owned]
+        lines += [f"{printable(name)}: moved to {places.state}" for name in self.moved]
+        return lines + [f"{printable(path)}: moved aside" for path in self.aside]
+
+    def warnings(self, places: Places) -> Iterator[str]:
+        """What the operator has to look at."""
+        if self.aside:
+            yield (
+                f"{places.path}: {', '.join(map(printable, self.aside))} belonged to the service, which may have"
+                f" planted it. It was moved to {self.aside_in or 'a new directory'}: look at it, then remove it"
+            )
+        models = [path for path in self.owned if path != "./"]
+        if models:
+            yield (
+                f"{places.path}: {', '.join(map(printable, models))} belonged to the service and is root's now."
+                " Compare the models with their sources (llama_models_verify)"
+            )
 
 
 class StateDirectory:

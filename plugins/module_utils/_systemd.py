@@ -102,6 +102,10 @@ class Unit:
         """Let it read its files again, without an end of what it does."""
         self._systemctl("reload", self.name)
 
+    def enabled(self) -> bool:
+        """Whether it starts with the machine; also of one that another unit starts, which has nothing to enable."""
+        return self.properties("UnitFileState")["UnitFileState"] not in ("disabled", "")
+
     def enable(self, wanted: bool) -> None:
         """Whether it starts with the machine."""
         self._systemctl("enable" if wanted else "disable", "--quiet", self.name)

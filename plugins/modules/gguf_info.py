@@ -145,59 +145,8 @@ blocking:
   returned: success
 """
 
-import grp
-import os
-import pathlib
-import pwd
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._gguf_info import Cache, model_of
-from ansible_collections.homelab.llamacpp.plugins.module_utils._models_dir import Entry, Reader, View, view
-
-
-class GGUFInfo:
-    def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.path: str = module.params["path"]
-
-    def reader(self) -> Reader | None:
-        name = self.module.params["user"]
-        if not name:
-            return None
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            return Reader(-1, frozenset())
-        groups = {group.gr_gid for group in grp.getgrall() if name in group.gr_mem}
-        return Reader(user.pw_uid, frozenset({user.pw_gid, *groups}))
-
-    def view(self) -> View:
-        if not os.path.exists(self.path):
-            self.module.fail_json(msg=f"path must be a GGUF file or a directory of them; nothing is at {self.path}")
-        if not os.path.isdir(self.path):
-            return View([Entry(os.path.basename(self.path).replace(".gguf", ""), self.path)], [], [])
-        try:
-            return view(self.path, self.reader())
-        except OSError as error:
-            self.module.fail_json(msg=f"the directory {self.path} cannot be read: {error.strerror}")
-            raise
-
-    def cache(self) -> Cache:
-        path = self.module.params["cache"]
-        if path is None:
-            home = os.environ.get("XDG_CACHE_HOME") or os.path.join(pathlib.Path.home(), ".cache")
-            path = os.path.join(home, "homelab.llamacpp", "gguf_info.json")
-        return Cache(path or None)
-
-    def run(self) -> dict[str, Any]:
-        seen = self.view()
-        cache = self.cache()
-        models = [model_of(entry, cache) for entry in seen.entries]
-        cache.save()
-        if not os.path.isdir(self.path) and models[0]["error"]:
-            self.module.fail_json(msg=models[0]["error"])
-        return {"models": models, "problems": seen.problems, "blocking": seen.blocking}
+from ansible_collections.homelab.llamacpp.plugins.module_utils._models_read import ReadError, read_models
 
 
 def main() -> None:
@@ -209,7 +158,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **GGUFInfo(module).run())
+    try:
+        found = read_models(module.params["path"], module.params["user"], module.params["cache"])
+    except ReadError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ description:
   - The kernel module, the libraries and the nodes are read from files, so they are told when C(nvidia-smi) fails or is
     not installed.
   - On a machine without a GPU the lists are empty; that is no error.
+options:
+  packages:
+    description: Debian packages, of which those that dpkg knows are returned too.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -146,6 +152,26 @@ driver:
     reason:
       description: Why the GPUs cannot be used, the first thing to mend; null when they can.
       type: str
+packages:
+  description: Those of O(packages) that dpkg knows.
+  type: list
+  elements: dict
+  returned: when O(packages) is given
+  contains:
+    name:
+      description: The package.
+      type: str
+      sample: nvidia-smi
+    selection:
+      description: What dpkg is told of it, V(install), V(hold), V(deinstall).
+      type: str
+    state:
+      description: Its state, V(installed), V(config-files), V(not-installed) for instance.
+      type: str
+    version:
+      description: Its version; empty where it has none.
+      type: str
+      sample: 550.163.01-2
 device_nodes:
   description: The device nodes.
   type: dict
@@ -163,13 +189,21 @@ device_nodes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _packages
 from ansible_collections.homelab.llamacpp.plugins.module_utils._bounded import runner
 from ansible_collections.homelab.llamacpp.plugins.module_utils._nvidia import look
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.exit_json(changed=False, **look(runner()))
+    module = AnsibleModule(
+        argument_spec={"packages": {"type": "list", "elements": "str", "default": []}}, supports_check_mode=True
+    )
+    run, names = runner(), module.params["packages"]
+    try:
+        found = {"packages": _packages.known(run, names)} if names else {}
+    except _packages.PackageError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **look(run), **found)
 
 
 if __name__ == "__main__":

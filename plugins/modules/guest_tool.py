@@ -51,22 +51,9 @@ path:
 """
 
 import hashlib
-from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import (
-    _files,
-    _tool_exporter,
-    _tool_keeper,
-    _tool_status,
-)
-from ansible_collections.homelab.llamacpp.plugins.module_utils._zipped import pack
-
-TOOLS: dict[str, ModuleType] = {
-    "exporter": _tool_exporter,
-    "keeper": _tool_keeper,
-    "status": _tool_status,
-}
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _guest_tools
 
 
 class GuestTool:
@@ -75,7 +62,7 @@ class GuestTool:
         self.path: str = module.params["path"]
 
     def run(self) -> None:
-        content = pack(TOOLS[self.module.params["name"]])
+        content = _guest_tools.packed(self.module.params["name"])
         found = self.read()
         changed = found != content
         if changed and not self.module.check_mode:
@@ -112,7 +99,7 @@ def _described(content: bytes | None) -> str:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True, "choices": sorted(TOOLS)},
+            "name": {"type": "str", "required": True, "choices": _guest_tools.NAMES},
             "path": {"type": "path", "required": True},
         },
         add_file_common_args=True,

@@ -57,6 +57,9 @@ options:
       - After that, delete all but this many releases, oldest first. The current and the previous one and what runs are
         kept in any case.
     type: int
+  package:
+    description: A package of the system, whose version is looked up.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -118,6 +121,11 @@ removed:
   type: list
   elements: str
   returned: always
+package:
+  description: The version of O(package); null where it is not installed.
+  type: str
+  returned: when O(package) is given
+  sample: 11669+dfsg-1
 free_mib:
   description: What is free where the releases lie, in MiB.
   type: int
@@ -131,6 +139,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _packages
 from ansible_collections.homelab.llamacpp.plugins.module_utils._llama_releases import (
     SERVER,
     Release,
@@ -216,6 +225,8 @@ class LlamaCppRelease:
             "free_mib": free_mib(self.releases.root),
             "diff": {"before": _summary(self.before), "after": _summary(self.after)},
         }
+        if self.params["package"]:
+            result["package"] = _packages.installed_version(self.run_command, self.params["package"])
         if self.params["name"] and self.params["state"] != "absent":
             result["release"] = next((r for r in after if r["name"] == self.params["name"]), None)
         return result
@@ -266,6 +277,7 @@ def main() -> None:
             "build": {"type": "int"},
             "stamp": {"type": "dict", "default": {}},
             "keep": {"type": "int"},
+            "package": {"type": "str"},
         },
         mutually_exclusive=[("archive", "server")],
         required_by={"archive": ("name", "checksum"), "server": "name"},

@@ -120,55 +120,20 @@ loaded:
   sample: [qwen3-8b]
 """
 
-import re
-from dataclasses import asdict
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
     Client,
-    Model,
     RouterError,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import running
-
-
-class RouterInfo:
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def run(self) -> dict[str, Any]:
-        props = self.client.props()
-        models = self.client.models()
-        build = str(props.get("build_info", ""))
-        number = re.match(r"b(\d+)", build)
-        return {
-            "changed": False,
-            "role": props["role"],
-            "build": build,
-            "build_number": int(number.group(1)) if number else 0,
-            "limit": props["max_instances"],
-            "models_autoload": props["models_autoload"],
-            "models": [_facts(model) for model in models],
-            "loaded": running(models),
-        }
-
-
-def _facts(model: Model) -> dict[str, Any]:
-    facts = asdict(model)
-    del facts["args"], facts["port"], facts["meta"]
-    facts["ctx_size"] = model.ctx_size
-    facts["options"] = _options.masked_all(model.options)
-    return facts
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_facts import facts
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, mutually_exclusive=EXCLUSIVE, supports_check_mode=True)
     try:
-        module.exit_json(**RouterInfo(Client.from_params(module.params)).run())
+        module.exit_json(changed=False, **facts(Client.from_params(module.params)))
     except RouterError as error:
         module.fail_json(msg=str(error))
 

@@ -92,108 +92,31 @@ proven:
   sample: true
 """
 
-import os
-from dataclasses import asdict
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _files, _offload
+from ansible_collections.homelab.llamacpp.plugins.module_utils._offload_proof import (
+    PROOF_ARGUMENTS,
+    OffloadProof,
+    wanted_of,
+)
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     ARGUMENTS,
     EXCLUSIVE,
     Client,
-    Model,
     RouterError,
 )
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_state import Router, resolve
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, runner
-
-# Lines of the journal that are read: a load is some 200, an answer some 20.
-LINES = 20_000
-
-
-class RouterOffload:
-    def __init__(self, module: AnsibleModule) -> None:
-        params = module.params
-        self.module = module
-        self.wanted = {model["name"]: model["devices"] for model in params["models"]}
-        self.timeout: int = params["timeout"]
-        self.proof: str = params["proof"]
-        self.unit = Unit(runner(module.run_command), params["name"])
-        self.client = Client.from_params(params)
-        self.router = Router(self.client, why=lambda model, since: self.unit.journal(since, prefix=f"[{model.port}] "))
-
-    def run(self) -> dict[str, Any]:
-        """What the module returns; RouterError when a model is not where it is wanted."""
-        running = [model.id for model in self.client.models() if model.running and model.id in self.wanted]
-        found = {name: seen for name in running for seen in [self._look(name)] if seen}
-        proven = bool(found) or os.path.exists(self.proof)
-        loaded = None
-        if self.wanted and not proven and not running and not self.module.check_mode:
-            loaded = next(iter(self.wanted))
-            found[loaded] = self._load_and_look(loaded)
-            proven = True
-        if found and not self.module.check_mode:
-            self._note()
-        return {"models": {name: asdict(seen) for name, seen in found.items()}, "loaded": loaded, "proven": proven}
-
-    def _load_and_look(self, name: str) -> _offload.Offload:
-        try:
-            self.router.load([name], self.timeout)
-            seen = self._look(name)
-        finally:
-            self.router.unload([name], self.timeout)
-        if seen is None:
-            raise RouterError(
-                f"{name} was loaded, and the journal of {self.unit.name} was wanted to tell where its layers are; it"
-                " does not. Let the unit set LLAMA_ARG_LOG_VERBOSITY=4, and see that journalctl shows its output"
-            )
-        return seen
-
-    def _look(self, name: str) -> _offload.Offload | None:
-        """Where a running model lies; None when the journal does not tell (any more)."""
-        if not self.module.check_mode:
-            self.router.load([name], self.timeout)  # one that is loading
-        model: Model = resolve(self.client.models(), name)
-        seen = _offload.read(self.unit.journal(0, prefix=f"[{model.port}] ", lines=LINES, read=LINES))
-        layers = model.options.get("n-gpu-layers", "all")
-        wrong = _offload.complaint(name, seen, self.wanted[name], layers) if seen else None
-        if wrong:
-            raise RouterError(wrong)
-        return seen
-
-    def _note(self) -> None:
-        try:
-            _files.replace(self.proof, b"", create_mode=0o755)
-        except OSError as error:
-            raise RouterError(
-                f"proof: {self.proof} cannot be written: {error.strerror}; name a file in a directory of root's and run"
-                " as root (become)"
-            ) from None
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            **ARGUMENTS,
-            "name": {"type": "str", "default": "llama-router.service"},
-            "models": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "devices": {"type": "list", "elements": "str", "default": []},
-                },
-            },
-            "proof": {"type": "path", "default": "/run/homelab-llamacpp/llama-router.service.offloaded"},
-            "timeout": {"type": "int", "default": 300},
-        },
-        mutually_exclusive=EXCLUSIVE,
-        supports_check_mode=True,
+        argument_spec={**ARGUMENTS, **PROOF_ARGUMENTS}, mutually_exclusive=EXCLUSIVE, supports_check_mode=True
     )
+    params = module.params
+    unit = Unit(runner(module.run_command), params["name"])
     try:
-        result = RouterOffload(module).run()
+        client = Client.from_params(params)
+        proof = OffloadProof(client, unit, params["proof"], params["timeout"], module.check_mode)
+        result = proof.run(wanted_of(params))
     except (RouterError, UnitError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

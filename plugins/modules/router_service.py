@@ -17,7 +17,6 @@ description:
     that was interrupted at any point is completed by the next run.
   - A restart breaks off no answer and refuses no request, as long as the router shares its port
     (E(LLAMA_ARG_REUSE_PORT)), see O(quiet_timeout). Who connects meanwhile waits until the router is up again.
-  - Enabling the unit is left to M(ansible.builtin.systemd_service).
 extends_documentation_fragment: [homelab.llamacpp.router, homelab.llamacpp.router_unit]
 options:
   state:
@@ -27,6 +26,9 @@ options:
     type: str
     choices: [started, restarted]
     default: started
+  enabled:
+    description: Whether the unit starts with the machine. By default this stays as it is.
+    type: bool
 attributes:
   check_mode:
     support: full
@@ -72,6 +74,11 @@ changed_files:
   elements: str
   returned: always
   sample: [/etc/llama-router/models.ini]
+enabled:
+  description: Whether O(enabled) was changed.
+  type: bool
+  returned: always
+  sample: false
 stopped:
   description: Ids of the models that ran before and that this stopped.
   type: list
@@ -109,10 +116,13 @@ class RouterService:
         self.warn = module.warn
         self.restart: bool = params["state"] == "restarted"
         self.check_mode: bool = module.check_mode
+        self.enabled: bool | None = params["enabled"]
         self.convergence = Convergence.from_params(params, runner(module.run_command), PortHold())
 
     def run(self) -> None:
         try:
+            if self.enabled is not None:
+                self.convergence.enable(self.enabled, self.check_mode)
             self.convergence.run(self.restart, self.check_mode)
         finally:
             self.convergence.hold.give()
@@ -130,6 +140,7 @@ def main() -> None:
             **ARGUMENTS,
             **UNIT_ARGUMENTS,
             "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
+            "enabled": {"type": "bool"},
         },
         mutually_exclusive=EXCLUSIVE,
         supports_check_mode=True,

@@ -19,27 +19,12 @@ description:
   - Nothing is deleted and no link is followed. The service's own files go to its C(state) directory. Models that belong
     to the service become root's. Anything else of the service among the models is moved to a new directory
     C(moved-aside-*) of root's.
+extends_documentation_fragment: [homelab.llamacpp.state_directory]
 options:
-  path:
-    description: The directory. Nothing happens when it does not exist.
-    type: path
-    default: /var/lib/llama-router
-  models_dir:
-    description: The models directory. It is checked when it is in O(path).
-    type: path
-    default: /var/lib/llama-router/models
-  user:
-    description: The service's user.
-    type: str
-    default: llama-router
-  unit:
-    description: The service's unit.
-    type: str
-    default: llama-router.service
-  unit_file:
-    description: The file of O(unit). It may be missing.
-    type: path
-    default: /etc/systemd/system/llama-router.service
+  read:
+    description: Whether to read the models afterwards too, as M(homelab.llamacpp.gguf_info) does for O(user).
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -75,14 +60,28 @@ aside:
   elements: str
   returned: success
   sample: [models/.model_file.json.lock]
+ready:
+  description: Whether O(models_dir) is a directory of root's with mode 0755.
+  type: bool
+  returned: success
+  sample: true
+found:
+  description:
+    - What M(homelab.llamacpp.gguf_info) returns of O(models_dir). The lists are empty where nothing is there, and in
+      check mode where the directory is still to be converted.
+  type: dict
+  returned: when O(read=true)
+  sample: {models: [], problems: [], blocking: []}
 """
 
 import os
+import stat
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.llamacpp.plugins.module_utils._names import printable
+from ansible_collections.homelab.llamacpp.plugins.module_utils._models_read import ReadError, read_models
 from ansible_collections.homelab.llamacpp.plugins.module_utils._state_directory import (
-    Outcome,
+    PLACES_ARGUMENTS,
     Places,
     StateDirectory,
     StateError,
@@ -90,56 +89,44 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._state_directory 
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import UnitError, runner
 
 
-def _lines(places: Places, outcome: Outcome) -> list[str]:
-    lines = [f"{places.unit_file}: StateDirectory= is {places.state} below the directory"] if outcome.unit else []
-    lines += [f"{printable(path)}: root's" for path in outcome.owned]
-    lines += [f"{printable(name)}: moved to {places.state}" for name in outcome.moved]
-    return lines + [f"{printable(path)}: moved aside" for path in outcome.aside]
+def is_ready(folder: str) -> bool:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0o755)
+
+
+def read(params: dict[str, Any], trusted: bool) -> dict[str, Any]:
+    if not trusted or not os.path.exists(params["models_dir"]):
+        return {"models": [], "problems": [], "blocking": []}
+    return read_models(params["models_dir"], params["user"])
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "default": "/var/lib/llama-router"},
-            "models_dir": {"type": "path", "default": "/var/lib/llama-router/models"},
-            "user": {"type": "str", "default": "llama-router"},
-            "unit": {"type": "str", "default": "llama-router.service"},
-            "unit_file": {"type": "path", "default": "/etc/systemd/system/llama-router.service"},
-        },
+        argument_spec={**PLACES_ARGUMENTS, "read": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
-    params = module.params
-    above, models = os.path.split(os.path.normpath(params["models_dir"]))
-    places = Places(
-        path=os.path.normpath(params["path"]),
-        unit=params["unit"],
-        unit_file=params["unit_file"],
-        user=params["user"],
-        models=models if above == os.path.normpath(params["path"]) else "",
-    )
+    places = Places.of(module.params)
     try:
         outcome = StateDirectory(places, runner(module.run_command), module.check_mode).run()
-    except (StateError, UnitError) as error:
+        trusted = not (module.check_mode and outcome.changed)
+        found = {"found": read(module.params, trusted)} if module.params["read"] else {}
+    except (StateError, UnitError, ReadError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{places.path}: expected to make it root's, found: {error.strerror} ({error.filename})")
-    if outcome.aside:
-        module.warn(
-            f"{places.path}: {', '.join(map(printable, outcome.aside))} belonged to the service, which may have planted"
-            f" it. It was moved to {outcome.aside_in or 'a new directory'}: look at it, then remove it"
-        )
-    models_owned = [path for path in outcome.owned if path != "./"]
-    if models_owned:
-        module.warn(
-            f"{places.path}: {', '.join(map(printable, models_owned))} belonged to the service and is root's now."
-            " Compare the models with their sources (llama_models_verify)"
-        )
+    for warning in outcome.warnings(places):
+        module.warn(warning)
     module.exit_json(
         changed=outcome.changed,
         owned=outcome.owned,
         moved=outcome.moved,
         aside=outcome.aside,
-        diff={"before": "", "after": "".join(f"{line}\n" for line in _lines(places, outcome))},
+        ready=is_ready(module.params["models_dir"]),
+        diff={"before": "", "after": "".join(f"{line}\n" for line in outcome.lines(places))},
+        **found,
     )
 
 

@@ -25,7 +25,7 @@ from ansible.template import Templar, trust_as_template
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 SIGNS = ["\r", "\n", "\0", "\u2028", " ", ";", '"%n$X\\{{ 1 }}']
 LOADER = DataLoader()
-SANDBOX = {"refused": {"ProtectProc": "the machine's own words"}}
+SANDBOX = {"refused": {"ProtectProc": "the machine's own words"}, "credentials": True}
 GPU = {"uuid": "GPU-1", "device": "CUDA0", "index": 0, "pci_address": "0000:01:00.0"}
 COMMON: dict[str, Any] = {
     "ansible_managed": "Made by a test",
@@ -50,7 +50,6 @@ CONTEXT: dict[str, dict[str, Any]] = {
         "_llama_router_gpus": [GPU],
         "_llama_router_plan": {"devices": [{"name": "CUDA0"}], "models": [], "presets": {}, "conflicts": []},
         "_llama_router_limit": 2,
-        "_llama_router_probe": {"rc": 0},
     },
     "llama_instance": {
         "llama_instance_groups": ["video"],
@@ -101,7 +100,6 @@ TRUSTED = {
     "_nvidia_driver_side",
     "_llama_proxy_version",
     "_open_webui_lock",
-    "_llama_router_probe",
 }
 
 

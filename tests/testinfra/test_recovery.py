@@ -75,11 +75,15 @@ def as_it_was() -> Iterator[None]:
     ("task", "change", "seen"),
     [
         # The unit is written, the service still runs the old one.
-        ("The router starts with the guest", options(601), "--timeout 601"),
+        ("Limit who may connect", options(601), "--timeout 601"),
         # The presets are written, the router has not read them.
-        ("The unit", '{"llama_router_common_options": {"threads": 1}}', "threads"),
+        (
+            "Write the command, the plan,",
+            '{"llama_router_common_options": {"threads": 1}}',
+            "threads",
+        ),
         # In the middle of the restart, which goes on in the guest while the next run begins.
-        ("The router runs what the files say", options(602), "--timeout 602"),
+        ("Run what the files say", options(602), "--timeout 602"),
     ],
 )
 def test_a_play_killed_half_way_is_made_good_by_the_next(

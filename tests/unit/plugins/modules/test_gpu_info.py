@@ -14,8 +14,8 @@ from ansible_collections.homelab.llamacpp.plugins.module_utils._nvidia import gp
 from ansible_collections.homelab.llamacpp.plugins.modules import gpu_info
 
 
-def run(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    with patch_module_args({}), pytest.raises(SystemExit):
+def run(capfd: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    with patch_module_args(arguments), pytest.raises(SystemExit):
         gpu_info.main()
     result: dict[str, Any] = json.loads(capfd.readouterr().out)
     result.pop("invocation", None)  # ansible-core before 2.21 repeats the arguments
@@ -24,11 +24,12 @@ def run(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 def test_it_changes_nothing_and_returns_what_is_documented(capfd: pytest.CaptureFixture[str]) -> None:
     """On whatever machine runs the tests, with a GPU or without."""
-    result = run(capfd)
+    result = run(capfd, packages=["dpkg"])
     assert result.pop("changed") is False
     documented = yaml.safe_load(gpu_info.RETURN)
     assert set(result) == set(documented)
     assert set(result["driver"]) == set(documented["driver"]["contains"])
+    assert "packages" not in run(capfd)
     assert set(result["device_nodes"]) == set(documented["device_nodes"]["contains"])
 
 

@@ -71,14 +71,15 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 @pytest.fixture
-def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """systemctl(active) puts one on PATH that knows a unit in this state; answers the file of its calls."""
 
-    def install(active: str) -> Path:
+    def install(active: str, enabled: str = "enabled") -> Path:
         calls = tmp_path / "calls"
         command = tmp_path / "bin" / "systemctl"
         command.parent.mkdir()
         shown = f"LoadState=loaded\\nActiveState={active}\\nSubState=x\\nNeedDaemonReload=no\\nMainPID=0\\n"
+        shown += f"UnitFileState={enabled}\\n"
         command.write_text(f"#!/bin/sh\necho $1 >> {calls}\nprintf '{shown}'\n")
         command.chmod(0o755)
         monkeypatch.setenv("PATH", str(command.parent), prepend=":")
@@ -112,7 +113,7 @@ def test_check_mode_only_looks(
 
 @pytest.mark.parametrize(("active", "action"), [("inactive", "start"), ("active", "restart")])
 def test_check_mode_of_the_service_only_looks(
-    router: Recorder, call: Call, systemctl: Callable[[str], Path], tmp_path: Path, active: str, action: str
+    router: Recorder, call: Call, systemctl: Callable[..., Path], tmp_path: Path, active: str, action: str
 ) -> None:
     calls = systemctl(active)
     files = {name: str(tmp_path / name) for name in ("presets", "applied", "pending", "api_key_file")}
@@ -124,6 +125,34 @@ def test_check_mode_of_the_service_only_looks(
     assert set(router.seen) <= {"GET /models", "GET /health"}
     assert calls.read_text() == "show\n"
     assert json.loads(Path(files["pending"]).read_text()) == ["earlier"]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "verb"),
+    [
+        ("enabled", True, None),
+        ("static", True, None),
+        ("disabled", True, "enable"),
+        ("", True, "enable"),
+        ("disabled", False, None),
+        ("enabled", False, "disable"),
+        ("disabled", None, None),
+    ],
+)
+def test_the_service_starts_with_the_machine(
+    router: Recorder, call: Call, systemctl: Callable[..., Path], tmp_path: Path, found: str, wanted: bool | None,
+    verb: str | None,
+) -> None:  # fmt: skip
+    calls = systemctl("active", found)
+    files = {name: str(tmp_path / name) for name in ("applied", "pending")}
+    Path(files["applied"]).touch()
+    given = {} if wanted is None else {"enabled": wanted}
+    done = call("router_service", check=True, url=router.url, api_key=KEY, **files, **given)
+    assert (done["changed"], done["enabled"], done["action"]) == (verb is not None, verb is not None, "none")
+    assert set(calls.read_text().split()) == {"show"}
+    done = call("router_service", url=router.url, api_key=KEY, **files, **given)
+    assert (done["changed"], done["enabled"]) == (verb is not None, verb is not None)
+    assert set(calls.read_text().split()) == {"show", *([verb] if verb else [])}
 
 
 def test_the_service_needs_systemd(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +195,40 @@ def test_bad_arguments(call: Call, module: str, params: dict[str, Any], told: st
     done = call(module, **name, **params)
     assert done["failed"]
     assert told in done["msg"]
+
+
+NAMES = ["down", "up"]
+
+
+def test_verify_needs_a_router_that_refuses_without_a_key(router: Recorder, call: Call) -> None:
+    done = call("router_verify", url=router.url, api_key=KEY, names=NAMES, limit=1, models=[])
+    assert "expected the router to refuse a request without a key (401), found that it answers" in done["msg"]
+
+
+class Strict(Recorder):
+    """As the other one, but with a key; what is served has aliases, in an order of its own."""
+
+    def answer(self, asked: Asked) -> Told:
+        if "Authorization" not in asked.headers and asked.path != "/health":
+            return Told(401, JSON, json.dumps({"error": {"message": "Invalid API Key"}}))
+        if asked.path == "/models":
+            told = [{**MODELS["data"][0], "aliases": ["b", "a", "C"]}, MODELS["data"][1]]
+            return Told(200, JSON, json.dumps({"data": told}))
+        return super().answer(asked)
+
+
+@pytest.mark.parametrize(
+    ("names", "limit", "found"),
+    [
+        (["down", "up = a = b = C"], 1, ""),
+        (["up = C = a = b", "down"], 1, ""),
+        (["down", "up = a = b"], 1, "Found: down, up = C = a = b at limit 1."),
+        (["down", "up = a = b = C"], 2, "the models down, up = a = b = C at limit 2."),
+        (["up = a = b = C"], 1, "Found: down, up = C = a = b at limit 1."),
+    ],
+)
+def test_verify_compares_models_aliases_and_limit(call: Call, names: list[str], limit: int, found: str) -> None:
+    with Strict() as router:
+        done = call("router_verify", url=router.url, api_key=KEY, names=names, limit=limit, models=[])
+    assert done.get("failed", False) == bool(found), done
+    assert found in done.get("msg", "")
