@@ -145,7 +145,9 @@ options:
     description: A file of certificates of authorities to trust besides those of the system.
     type: path
   connections:
-    description: How many connections fetch at once.
+    description:
+      - How many connections fetch at once. Models of up to 8 MiB are fetched at the same time, each over one of them;
+        then each larger one over all of them.
     type: int
     default: 4
   rate_limit:
