@@ -53,7 +53,7 @@ class KeptConnections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     def __init__(self, context: Any) -> None:
         urllib.request.HTTPSHandler.__init__(self, context=context)
         self._context = context
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an answer that nobody closed is closed at any moment, also inside of it
         self._idle: dict[_Key, list[tuple[float, http.client.HTTPConnection]]] = {}
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:

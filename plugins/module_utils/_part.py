@@ -222,13 +222,17 @@ class Part:
 
     def sync(self) -> None:
         """Bring it to the disk, and note what is there."""
-        before = list(self.written)
-        if before == self._synced:
+        written, synced = self.written, self._synced
+        before = list(written)
+        if before == synced:
             return
         os.fdatasync(self._fd)
-        self._synced = before
-        for index in range(len(before)):
-            self._note(index)
+        if written is not self.written:  # a thread has begun anew meanwhile
+            return
+        for index, there in enumerate(before):
+            if there != synced[index]:
+                synced[index] = min(there, written[index])  # which a thread may have forgotten meanwhile
+                self._note(index)
         with self._lock:
             os.fsync(self._journal)
 

@@ -145,9 +145,11 @@ options:
     description: A file of certificates of authorities to trust besides those of the system.
     type: path
   connections:
-    description: How many connections fetch at once.
+    description:
+      - How many connections fetch at once. Models of up to 8 MiB are fetched at the same time, each over one of them;
+        then each larger one over all of them.
     type: int
-    default: 4
+    default: 8
   rate_limit:
     description: The most bytes a second, all connections together, such as V(20M) (MiB). By default there is no limit.
     type: str
@@ -381,7 +383,7 @@ OPTIONS = {
     "token_file": {"type": "path"},
     "validate_certs": {"type": "bool", "default": True},
     "ca_path": {"type": "path"},
-    "connections": {"type": "int", "default": 4},
+    "connections": {"type": "int", "default": 8},
     "rate_limit": {"type": "str"},
     "timeout": {"type": "int", "default": 30},
     "retries": {"type": "int", "default": 8},

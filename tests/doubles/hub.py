@@ -80,6 +80,7 @@ class Hub(ThreadingHTTPServer):
         self.storage = storage  # the storage server's name; by default the hub's own
         self.faults = Faults()
         self.seen = Seen()
+        self.latency = 0.0  # seconds before each answer
         self.lock = threading.Lock()
         self._known: dict[tuple[str, int, int], str] = {}
         self.commits: dict[Path, str] | None = None  # set to {} where no file changes any more, as the real hub is fast
@@ -164,6 +165,7 @@ class Handler(BaseHTTPRequestHandler):
             hub.seen.paths.append(f"{self.command} {self.path}")
             hub.seen.tokens.update([self.headers["Authorization"]] if self.headers["Authorization"] else [])
         query = parse_qs(parts.query)
+        time.sleep(hub.latency)
         if path.startswith("/storage/"):
             self.storage(path, query)
             return
@@ -391,10 +393,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0, help="bytes a second")
     parser.add_argument("--token", default="")
     parser.add_argument("--gated", default="", help="the repository that wants the token")
+    parser.add_argument("--latency", type=float, default=0, help="seconds before each answer")
     parser.add_argument("--frozen", action="store_true", help="no file changes any more, so that each answer is fast")
     args = parser.parse_args()
     hub = Hub(args.root, args.bind, args.port, args.storage, args.token, args.gated)
     hub.faults.rate = args.rate
+    hub.latency = args.latency
     hub.commits = {} if args.frozen else None
     print(hub.url, flush=True)
     hub.serve_forever()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,21 @@ def test_after_a_crash_only_what_was_on_the_disk_is_believed(tmp_path: Path, mon
     again.write(0, b"z" * 7)
     again.close()
     assert part(tmp_path / "a.part").done == 1007, "in the new boot a kill is a kill again"
+
+
+@pytest.mark.parametrize("change", [lambda one: one.begin(ranges=False), lambda one: one.forget(0)])
+def test_what_a_thread_drops_while_it_goes_to_the_disk_is_not_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Part], None]
+) -> None:
+    one = part(tmp_path / "a.part")
+    one.write(0, b"x" * 1000)
+    with monkeypatch.context() as slow:
+        slow.setattr(_part.os, "fdatasync", lambda _fd: change(one))
+        one.sync()
+    one.close()
+    journal = _part.read_journal(one.path + _part.JOURNAL)
+    assert journal is not None
+    assert set(journal.counts) == {(0, 0)}
 
 
 @pytest.mark.parametrize("other", [{"size": SIZE + 1}, {"sha256": "1" * 64}])
