@@ -452,3 +452,22 @@ def test_a_resumed_update_that_fails_keeps_what_was_written_meanwhile(new_home: 
 def test_versions_in_order(older: str, newer: str) -> None:
     assert engine._age(older) < engine._age(newer)
     assert engine._age("1.0-aaaa") == engine._age("1.0.0-b0c1d2e3")
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"),
+    [
+        ("0.12.4-1a2b", (0, 12, 4)),
+        ("0.12.0-1a2b", (0, 12)),
+        ("0.12", (0, 12)),
+        ("0.12rc1", (0, 12)),
+        ("old", ()),
+        ("-x", ()),
+    ],
+)
+def test_the_age_of_a_release(release: str, numbers: tuple[int, ...]) -> None:
+    """A version may stand alone, without a build; what is no version is older than all."""
+    assert engine._age(release)[0] == numbers
+    assert (engine._age(release) == ((), 0, 0)) is (numbers == ())
+    assert engine._age("1.0-x")[2] == engine._age("1.0rc-x")[2] == 0
+    assert engine._age("1.0rc2-x")[2] == 2
