@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import (
     DEFAULT,
+    STATES,
     Preset,
     PresetError,
     apply,
@@ -382,3 +383,20 @@ def test_no_text_of_a_config_has_a_second_line(sign: str) -> None:
     line = text.splitlines()[-1]
     assert line.isprintable()
     assert json.loads(line.partition(" = ")[2]) == {"a": f"x{sign}y;#\x7f"}
+
+
+def test_a_long_line_is_shown_in_short() -> None:
+    for length, shown in ((60, repr("x" * 60)), (61, repr("x" * 57 + "..."))):
+        with pytest.raises(PresetError) as caught:
+            Preset("[a]\n" + "x" * length + "\n")
+        assert f"{shown} has no =" in str(caught.value)
+
+
+def test_a_new_option_stands_behind_the_comments_of_the_last() -> None:
+    """And before what stands on its own."""
+    text = "[a]\nb = 1\n; about b\n\n; on its own\n\n[c]\nd = 1\n"
+    assert apply(text, {"a": {"e": 2}}, "merged") == text.replace("; about b\n", "; about b\ne = 2\n")
+
+
+def test_the_states_of_the_module() -> None:
+    assert set(STATES) == {"merged", "replaced", "overridden", "deleted"}
