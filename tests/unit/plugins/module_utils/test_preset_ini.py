@@ -394,8 +394,9 @@ def test_a_long_line_is_shown_in_short() -> None:
 
 def test_a_new_option_stands_behind_the_comments_of_the_last() -> None:
     """And before what stands on its own."""
-    text = "[a]\nb = 1\n; about b\n\n; on its own\n\n[c]\nd = 1\n"
-    assert apply(text, {"a": {"e": 2}}, "merged") == text.replace("; about b\n", "; about b\ne = 2\n")
+    text = "[a]\nctx-size = 1\n; about it\n\n; on its own\n\n[c]\nctx-size = 1\n"
+    after = text.replace("; about it\n", "; about it\nthreads = 2\n")
+    assert apply(text, {"a": {"threads": 2}}, "merged") == after
 
 
 def test_the_states_of_the_module() -> None:
