@@ -392,11 +392,13 @@ def test_a_long_line_is_shown_in_short() -> None:
         assert f"{shown} has no =" in str(caught.value)
 
 
-def test_a_new_option_stands_behind_the_comments_of_the_last() -> None:
-    """And before what stands on its own."""
+def test_a_comment_right_below_an_option_goes_with_its_section() -> None:
+    """And one that stands on its own stays."""
     text = "[a]\nctx-size = 1\n; about it\n\n; on its own\n\n[c]\nctx-size = 1\n"
-    after = text.replace("; about it\n", "; about it\nthreads = 2\n")
-    assert apply(text, {"a": {"threads": 2}}, "merged") == after
+    after = apply(text, {"a": None}, "deleted")
+    assert "about it" not in after
+    assert "; on its own\n" in after
+    assert Preset(after).data() == {"c": {"ctx-size": 1}}
 
 
 def test_the_states_of_the_module() -> None:
