@@ -269,7 +269,16 @@ def test_a_user_whom_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
-def test_a_socket_of_ipv6_takes_ipv4_as_the_servers_does() -> None:
+def test_a_socket_of_ipv6_takes_ipv4_as_the_servers_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the machine's sockets of IPv6 are for that alone (net.ipv6.bindv6only)."""
+
+    class Alone(socket.socket):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            if self.family == socket.AF_INET6:
+                self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+
+    monkeypatch.setattr(_port_hold.socket, "socket", Alone)
     with socket.socket(socket.AF_INET6) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
