@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -110,3 +111,12 @@ def test_no_connection_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
         assert _router_quiet._ready(server.server_port)
         assert closed[-1] == server.server_port
         server.shutdown()
+
+
+@pytest.mark.parametrize("error", [OSError("x"), HTTPException("x"), ValueError("x")])
+def test_any_failure_to_ask_is_not_ready(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(_router_quiet.http.client.HTTPConnection, "request", fails)
+    assert not _router_quiet._ready(1)
