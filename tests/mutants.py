@@ -192,6 +192,7 @@ class Copy:
         self._tests = {path: imports(path) for path in sorted((self.root / "tests" / "unit").rglob("test_*.py"))}
         sys.path.insert(0, str(top))
         os.environ.update(PYTHONPATH=str(top), ANSIBLE_COLLECTIONS_PATH=str(top), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        os.environ["HOME"] = str(top)  # where Ansible has its temporary files
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = False
         os.chdir(self.root)

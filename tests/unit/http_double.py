@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    do_POST = do_GET
+    do_DELETE = do_POST = do_GET
 
     def log_message(self, *_args: object) -> None:
         pass

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pwd
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_environment_files_as_systemd_reads_them(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("; no\n #A=1\nB = '2' \nwords\nC=x=y\n")
     (tmp_path / "b").write_text("B=3\n")
     files = {"EnvironmentFiles": f"{tmp_path}/a (ignore_errors=no)\nEnvironmentFiles={tmp_path}/b (ignore_errors=yes)"}
-    files["EnvironmentFiles"] += "\nEnvironmentFiles=/nowhere (ignore_errors=yes)"
+    files["EnvironmentFiles"] = "/nowhere (ignore_errors=yes)\nEnvironmentFiles=" + files["EnvironmentFiles"]
     (found,) = servers(Host(block("a.service", Environment='D="4 5" B=0', **files)), str(tmp_path))
     assert found.environment == {"D": "4 5", "B": "3", "C": "x=y"}
     (broken,) = servers(Host(block("a.service", Environment='D="4')), str(tmp_path))
@@ -183,4 +184,16 @@ def test_environment_files_as_systemd_reads_them(tmp_path: Path) -> None:
 def test_a_unit_whose_name_begins_with_a_digit(tmp_path: Path) -> None:
     host = Host(block("7b.service"))
     servers(host, str(tmp_path))
-    assert "/org/freedesktop/systemd1/unit/_37b_2eservice" in host.asked[-1]
+    assert " ".join(host.asked[-1]) == (
+        "busctl --json=short get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/_37b_2eservice"
+        " org.freedesktop.systemd1.Service ExecStart"
+    )
+
+
+def test_a_process_with_words_that_are_no_text(tmp_path: Path) -> None:
+    """They come back as the bytes that they are."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_bytes(b"/opt/llama-server\0--model\0/srv/\xff.gguf\0")
+    (tmp_path / "7/environ").write_bytes(b"")
+    (found,) = servers(Host(block("a.service", 7)), str(tmp_path))
+    assert os.fsencode(found.words[1]) == b"/srv/\xff.gguf"

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -271,6 +272,19 @@ def test_directories_that_an_archive_does_not_name(tmp_path: Path) -> None:
     assert (tmp_path / "there/a/b").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_file_is_nobodys_until_it_is_whole(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: set[int] = set()
+    copy = shutil.copyfileobj
+
+    def watched(source: object, target: io.BufferedWriter, length: int) -> None:
+        modes.add(os.fstat(target.fileno()).st_mode & 0o777)
+        copy(source, target, length)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shutil, "copyfileobj", watched)
+    unpack(run, str(archive), str(tmp_path / "there"))
+    assert modes == {0o600}
+
+
 def test_words_of_zstd_are_told_in_short(tmp_path: Path) -> None:
     packed = tmp_path / "a.tar.zst"
     packed.write_bytes(b"\x28\xb5\x2f\xfd")
@@ -362,6 +376,8 @@ def test_a_commit_is_recorded_once(tmp_path: Path) -> None:
     before = record.stat().st_ino
     check_commit(Git(ONE), str(tmp_path / "git"), REPO, "b1", "")
     assert record.stat().st_ino == before
-    check_commit(Git(OTHER), str(tmp_path / "git"), REPO, "b2", "")
-    assert json.loads(record.read_text()) == {f"{REPO} b1": ONE, f"{REPO} b2": OTHER}
-    assert record.read_text().index("b1") < record.read_text().index("b2")
+    for version in ("b2", "b0"):
+        check_commit(Git(OTHER), str(tmp_path / "git"), REPO, version, "")
+    found = json.loads(record.read_text())
+    assert found == {f"{REPO} b0": OTHER, f"{REPO} b1": ONE, f"{REPO} b2": OTHER}
+    assert list(found) == sorted(found), "so that a diff shows what was added"

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,3 +213,81 @@ def test_something_that_is_no_ollama() -> None:
         thread.start()
         assert _ollama.held_mib(f"http://127.0.0.1:{listener.getsockname()[1]}") == ([], 0)
         thread.join(60)
+
+
+class Alive:
+    """Processes with what they keep of a model, one answer after the other; time goes by only in pauses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+        self.answers = list(answers)
+        self.clock = 1000.0
+        monkeypatch.setattr(_ollama, "_keep_alive", self.keep_alive)
+        monkeypatch.setattr(_ollama.time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr(_ollama.time, "sleep", self.sleep)
+
+    def keep_alive(self, pid: int) -> str:
+        assert pid == 4711
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+
+def running(host: Host, tmp_path: Path) -> Ollama:
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        status, out, err = host(argv)
+        return status, out.replace("MainPID=0", "MainPID=4711"), err
+
+    return Ollama(run, "ollama.service", ROUTER, "/var/lib/x/ollama.json", str(tmp_path))
+
+
+def test_a_process_that_has_just_started_is_waited_for(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it runs its program it has systemd's environment."""
+    alive = Alive(monkeypatch, "", "", "0")
+    running(host, tmp_path).check_environment()
+    assert alive.clock > 1000
+
+
+def test_an_environment_that_something_else_decides_is_an_error(
+    host: Host, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = Alive(monkeypatch, "5m")
+    with pytest.raises(
+        OllamaError, match=r"its process has '5m': a drop-in that is read after zz-homelab-llamacpp.conf"
+    ):
+        running(host, tmp_path).check_environment()
+    assert 1002 <= alive.clock < 1003
+    alive.answers = [""]
+    with pytest.raises(OllamaError, match="its process has 'none'"):
+        running(host, tmp_path).check_environment()
+    ollama.check_environment()  # nothing runs
+
+
+def test_what_a_process_keeps_is_read_from_its_environment() -> None:
+    argv = [sys.executable, "-c", "print(flush=True); input()"]
+    for environment, found in (({"OLLAMA_KEEP_ALIVE": "0"}, "0"), ({"OLLAMA_KEEP_ALIVE_X": "1"}, "")):
+        with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            assert _ollama._keep_alive(process.pid) == found
+            process.communicate(b"\n")
+
+
+def test_the_modes_of_the_role() -> None:
+    assert _ollama.MODES == ("disabled", "fallback", "exclusive", "untouched")
+
+
+@pytest.mark.parametrize("modes", [("fallback",), ("exclusive", "fallback"), ("disabled", "exclusive")])
+def test_untouched_leaves_nothing_behind(host: Host, ollama: Ollama, tmp_path: Path, modes: tuple[str, ...]) -> None:
+    for mode in modes:
+        ollama.apply(mode)
+    assert (tmp_path / "var/lib/x/ollama.json").exists()
+    ollama.apply("untouched")
+    assert not (tmp_path / "var/lib/x/ollama.json").exists()
+    assert sorted(path.name for path in host.file.parent.iterdir()) == ["ollama.service"]
+    assert ollama.now() == State(enabled=True, active=True, masked=False)
+    host.verbs.clear()
+    ollama.apply("untouched")
+    assert host.verbs == []

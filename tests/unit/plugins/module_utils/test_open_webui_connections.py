@@ -7,12 +7,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui import OpenWebUIError, Refused
 from ansible_collections.homelab.llamacpp.plugins.module_utils._open_webui_connections import (
     Connection,
     Wanted,
     absent,
     configured,
     connections,
+    offered,
     places,
     present,
     same,
@@ -132,3 +135,114 @@ def test_lists_that_do_not_fit_together_are_read(before: list[Connection], odd: 
     assert [one.url for one in found] == [one.url for one in before]
     again = connections(configured(config, found, True))
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "settings"),
+    [
+        (Wanted(URL, None, "llama.cpp", True), {"enable": True, "provider": "llama.cpp"}),
+        (Wanted(URL, "", "", False), {"enable": False, "provider": "", "auth_type": "bearer"}),
+        (
+            Wanted(URL, None, "x", True, "pre", ["a", "b"], ["m"]),
+            {"enable": True, "provider": "x", "prefix_id": "pre", "model_ids": ["m"]}
+            | {"tags": [{"name": "a"}, {"name": "b"}]},
+        ),
+    ],
+)
+def test_what_is_wanted_of_a_connection(wanted: Wanted, settings: dict[str, Any]) -> None:
+    assert wanted.settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("old", "wanted"),
+    [
+        ({}, Wanted(URL, "k", "", True, "", [], [])),
+        ({"enable": True, "auth_type": "", "provider": None}, Wanted(URL, "k", "", True)),
+        ({"prefix_id": None, "model_ids": None, "tags": None}, Wanted(URL, "k", "", True, "", [], [])),
+        ({"tags": ["a", {"name": "b", "later": 1}]}, Wanted(URL, "k", "", True, tags=["a", "b"])),
+    ],
+)
+def test_what_is_the_same_in_other_words_stays(old: dict[str, Any], wanted: Wanted) -> None:
+    (new,) = present([Connection(URL, "k", old)], wanted)
+    assert new.settings == old
+
+
+@pytest.mark.parametrize(
+    ("old", "wanted", "changed"),
+    [
+        ({"enable": False}, Wanted(URL, "k", "", True), {"enable": True}),
+        ({}, Wanted(URL, "k", "", False), {"enable": False}),
+        ({"prefix_id": "x"}, Wanted(URL, "k", "", True, ""), {"prefix_id": ""}),
+        ({"model_ids": ["a"]}, Wanted(URL, "k", "", True, model_ids=[]), {"model_ids": []}),
+        ({"tags": ["a", 7]}, Wanted(URL, "k", "", True, tags=["a"]), {"tags": [{"name": "a"}]}),
+        ({"tags": "a"}, Wanted(URL, "k", "", True, tags=["a"]), {"tags": [{"name": "a"}]}),
+    ],
+)
+def test_what_differs_is_changed(old: dict[str, Any], wanted: Wanted, changed: dict[str, Any]) -> None:
+    (new,) = present([Connection(URL, "k", old)], wanted)
+    assert new.settings == {**old, **changed}
+
+
+class WebUI:
+    """Open WebUI, which asks the router itself."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[Any] = []
+
+    def post(self, path: str, body: Any) -> Any:
+        self.asked.append((path, body))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def ask(answer: Any, url: str = URL, key: str = "key") -> list[str]:
+    webui: Any = WebUI(answer)
+    found = offered(webui, Connection(url, key, {"provider": "llama.cpp"}))
+    assert webui.asked == [("/openai/verify", {"url": url, "key": key, "config": {"provider": "llama.cpp"}})]
+    return found
+
+
+def test_models_behind_a_connection() -> None:
+    assert ask({"data": [{"id": "a", "x": 1}, {"id": "b"}]}) == ["a", "b"]
+    assert ask({"data": []}) == []
+    for odd in ({"data": {}}, {}, [], None, "x"):
+        with pytest.raises(OpenWebUIError, match="what answers there has no list of models; correct url"):
+            ask(odd)
+    for odd in ({"data": ["a"]}, {"data": [{"id": 7}]}, {"data": [{}]}):
+        with pytest.raises(OpenWebUIError):
+            ask(odd)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "key", "told"),
+    [
+        (500, {"detail": "x"}, "k", "Open WebUI gets no answer there; start the router"),
+        (401, {"error": "x"}, "k", "it does not take the key that was sent; take it from"),
+        (403, {"error": "x"}, "", "it wants a key, and none was sent; take it from"),
+        (401, None, "k", "it does not take the key that was sent"),
+        (502, None, "k", "what stands before it answers 502: the router itself does not run"),
+        (503, [1], "k", "what stands before it answers 503"),
+        (504, {"error": "x"}, "k", "what stands before it answers 504"),
+        (500, {"error": "x"}, "k", r"something else answers there \(500\); correct url"),
+        (404, None, "k", r"something else answers there \(404\); correct url"),
+    ],
+)
+def test_why_a_router_does_not_tell_its_models(status: int, answer: Any, key: str, told: str) -> None:
+    with pytest.raises(OpenWebUIError, match=told):
+        ask(Refused("as it is", status, answer), key=key)
+
+
+@pytest.mark.parametrize("status", [401, 403, 422, 404, 502])
+def test_a_refusal_of_open_webui_itself_is_passed_on(status: int) -> None:
+    with pytest.raises(Refused, match="as it is"):
+        ask(Refused("as it is", status, {"detail": "x"}))
+
+
+def test_a_certificate_of_an_own_authority_is_named_for_tls_alone() -> None:
+    refused = Refused("x", 500, {"detail": "x"})
+    for url, named in ((URL, False), ("https://192.0.2.20/v1", True)):
+        with pytest.raises(OpenWebUIError) as caught:
+            ask(refused, url)
+        assert ("AIOHTTP_CLIENT_SSL_CERT_FILE" in str(caught.value)) is named

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -280,3 +281,98 @@ def test_acting_as(guest: Guest) -> None:
         pass
     with pytest.raises(OSError, match="expected the user no-such-user"):
         user_named("no-such-user")
+
+
+def test_all_files_of_a_database_are_copied_and_no_others(guest: Guest) -> None:
+    with acting_as(SERVICE):
+        for part in ("-shm", "-journal", "-other", ".bak"):
+            (guest.data / f"webui.db{part}").write_text(part)
+        guest.database.chmod(0o4777)
+    guest.engine.take("1-old")
+    copy = guest.copies / "1-old"
+    assert sorted(os.listdir(copy)) == ["webui.db", "webui.db-journal", "webui.db-shm", "webui.db-wal"]
+    assert (copy / "webui.db-shm").read_text() == "-shm"
+    assert stat.S_IMODE((copy / "webui.db").stat().st_mode) == 0o666, "nothing of it runs"
+
+
+def test_a_copy_that_was_cut_off_is_made_anew(guest: Guest) -> None:
+    left = guest.copies / "1-old.new"
+    left.mkdir()
+    (left / "webui.db").write_text("half")
+    old = guest.copies / "1-old"
+    old.mkdir()
+    (old / "webui.db-journal").write_text("of an earlier copy")
+    guest.engine.take("1-old")
+    assert sorted(os.listdir(guest.copies)) == ["1-old"]
+    assert sorted(os.listdir(old)) == ["webui.db", "webui.db-wal"]
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(handle: int) -> None:
+        did.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", lambda *names: (did.append("rename"), rename(*names)))
+    guest.engine.take("1-old")
+    assert did == ["webui.db", "webui.db-wal", "1-old.new", "rename", "open-webui"]
+
+
+def test_a_database_of_some_blocks_is_copied_whole(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a write takes a part of what it is given."""
+    content = os.urandom((5 << 20) + 17)
+    with acting_as(SERVICE):
+        guest.database.write_bytes(content)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, block: write(handle, block[:300_000]))
+    guest.engine.take("1-old")
+    assert (guest.copies / "1-old" / "webui.db").read_bytes() == content
+
+
+def test_no_room_for_a_copy_is_said_before_it_is_begun(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Room:
+        f_bavail, f_frsize = 1, 1
+
+    def nothing_shared(*_given: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(engine.fcntl, "ioctl", nothing_shared)
+    monkeypatch.setattr(os, "fstatvfs", lambda handle: Room)
+    with pytest.raises(OSError, match="expected 0 MiB of free disk for the database, found 0 MiB"):
+        guest.engine.take("1-old")
+    assert os.listdir(guest.copies) == []
+
+
+def test_what_was_set_aside_is_kept_and_other_copies_go(guest: Guest) -> None:
+    place = guest.engine.set_aside("1-old")
+    for release in ("1-old", "2-new", "0-older"):
+        guest.engine.take(release)
+    assert re.fullmatch(r".*/1-old\.kept-\d{8}T\d{6}", place)
+    guest.engine.prune(("1-old", "2-new"))
+    assert sorted(os.listdir(guest.copies)) == ["1-old", os.path.basename(place), "2-new"]
+    assert (Path(place) / "webui.db").read_text() == "chats"
+
+
+def test_no_descriptor_is_left_open_after_copies(guest: Guest) -> None:
+    before = os.listdir("/proc/self/fd")
+    guest.engine.take("1-old")
+    guest.engine.put_back("1-old")
+    with acting_as(SERVICE):
+        (guest.data / "webui.db-wal").unlink()
+        (guest.data / "webui.db-wal").mkdir()
+    with pytest.raises(OSError, match="expected a regular file"):
+        guest.engine.take("1-old")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_copy_of_no_database_puts_nothing_back(guest: Guest) -> None:
+    """It lies elsewhere then, and its owner keeps it."""
+    elsewhere = Copies(str(guest.home / "nowhere" / "webui.db"), str(guest.copies), SERVICE)
+    elsewhere.take("1-old")
+    assert os.listdir(guest.copies / "1-old") == []
+    guest.engine.put_back("1-old")
+    assert guest.database.read_text() == "chats"
+    assert (guest.data / "webui.db-wal").read_text() == "newest"

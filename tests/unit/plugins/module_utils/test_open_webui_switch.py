@@ -452,3 +452,59 @@ def test_a_resumed_update_that_fails_keeps_what_was_written_meanwhile(new_home: 
 def test_versions_in_order(older: str, newer: str) -> None:
     assert engine._age(older) < engine._age(newer)
     assert engine._age("1.0-aaaa") == engine._age("1.0.0-b0c1d2e3")
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"),
+    [
+        ("0.12.4-1a2b", (0, 12, 4)),
+        ("0.12.0-1a2b", (0, 12)),
+        ("0.12", (0, 12)),
+        ("0.12rc1", (0, 12)),
+        ("old", ()),
+        ("-x", ()),
+    ],
+)
+def test_the_age_of_a_release(release: str, numbers: tuple[int, ...]) -> None:
+    """A version may stand alone, without a build; what is no version is older than all."""
+    assert engine._age(release)[0] == numbers
+    assert (engine._age(release) == ((), 0, 0)) is (numbers == ())
+    assert engine._age("1.0-x")[2] == engine._age("1.0rc-x")[2] == 0
+    assert engine._age("1.0rc2-x")[2] == 2
+
+
+def cut_off_after_the_start(new_home: Callable[[], Home]) -> Home:
+    """An update to NEW that was killed after the start, before it was finished; NEW does not start any more."""
+    home, _was = killed(new_home, forward(NEW), 10_000)
+    home.switch._point("leaving", OLD)
+    home.switch._unlink("previous")
+    home.talk("since then")
+    home.bad = {NEW}
+    return home
+
+
+def test_a_database_that_cannot_be_set_aside_is_not_replaced(
+    new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = cut_off_after_the_start(new_home)
+    before = home.content
+
+    def full(_release: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(home.switch.copies, "set_aside", full)
+    with pytest.raises(SwitchError, match=r"could not be copied .*, so it was not replaced. Nothing serves"):
+        home.switch.forward(NEW)
+    assert home.content == before
+    assert not home.runs
+
+
+def test_a_third_version_begins_from_the_database_of_the_one_that_serves(new_home: Callable[[], Home]) -> None:
+    """The one that was cut off is tried first: it may be the one with the good database, and here it is not."""
+    home = cut_off_after_the_start(new_home)
+    (home.root / "releases" / NEXT).mkdir(exist_ok=True)
+    home.switch.forward(NEXT)
+    assert home.links()[0] == NEXT
+    assert home.content["chats"] == ["of the old one"]
+    (place,) = home.switch.kept
+    assert json.loads((Path(place) / "webui.db").read_text())["chats"] == ["of the old one", "since then"]

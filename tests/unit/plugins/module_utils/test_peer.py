@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -270,3 +271,124 @@ def test_https_that_is_checked_needs_no_table(monkeypatch: pytest.MonkeyPatch, t
         with pytest.raises(Unreachable, match="the key is not sent"):
             Client(url, KEY, validate_certs=False, request_timeout=60).props()
         assert asked
+
+
+@pytest.mark.parametrize(
+    ("error", "here"),
+    [(None, True), (errno.EADDRNOTAVAIL, False), (errno.EADDRINUSE, True), (errno.EACCES, True)],
+)
+def test_an_address_that_a_socket_can_be_bound_to_is_this_hosts(
+    error: int | None, here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any error but that the address is of another host: then it is not trusted unseen."""
+    bound: list[Any] = []
+
+    class Probe(socket.socket):
+        def bind(self, place: Any) -> None:
+            bound.append(place)
+            if error:
+                raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(_peer.socket, "socket", Probe)
+    address = _peer._plain("192.0.2.1")
+    assert _peer._is_here(socket.AF_INET, address, ("192.0.2.1", 8012)) is here
+    assert _peer._is_here(socket.AF_INET6, _peer._plain("fe80::1"), ("fe80::1%eth0", 8012, 0, 3)) is here
+    assert bound == [("192.0.2.1", 0), ("fe80::1%eth0", 0, 0, 3)]
+    assert _peer._is_here(socket.AF_INET, _peer._plain("127.0.0.5"), ("127.0.0.5", 8012))
+    assert len(bound) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "users", "hidden"),
+    [
+        ("         0          0 4294967295\n", {0, 65534}, False),
+        ("         0     100000      65536\n", {0, 65535}, False),
+        ("         0     100000      65536\n", {0, 65536}, True),
+        ("      1000       1000          1\n", {1000}, False),
+        ("      1000       1000          1\n", {999}, True),
+        ("      1000       1000          1\n", {1001}, True),
+        ("0 0 1\n5 5 2\n", {0, 5, 6}, False),
+        ("0 0 1\n5 5 2\n", {7}, True),
+        ("0 0 1\n", set(), False),
+        ("", {0}, True),
+        ("odd\n", {0}, False),
+        ("0 0\n", {0}, False),
+        ("0 0 x\n", {0}, False),
+    ],
+)
+def test_users_that_a_namespace_has_no_number_for(
+    table: str, users: set[int], hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "uid_map"
+    path.write_text(table)
+    real = open
+
+    def opened(name: str, **more: Any) -> Any:
+        assert name == "/proc/self/uid_map"
+        return real(path, **more)
+
+    monkeypatch.setattr(_peer, "open", opened, raising=False)
+    assert _peer._are_hidden(users) is hidden
+    path.unlink()
+    assert not _peer._are_hidden(users)
+
+
+@pytest.mark.parametrize("error", [OSError("x"), ValueError("x"), IndexError("x")])
+def test_an_odd_table_sends_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Any]:
+        raise error
+        yield
+
+    monkeypatch.setattr(_peer._port_hold, "listeners", broken)
+    with pytest.raises(UntrustedPeer, match="the key is not sent: expected the kernel's table of TCP sockets"):
+        _peer._listeners(1)
+
+
+def test_words_of_messages() -> None:
+    assert _peer._shown(("192.0.2.1", 1)) == "192.0.2.1:1"
+    assert _peer._shown(("2001:db8::1", 1, 0, 0)) == "[2001:db8::1]:1"
+    assert (_peer._name(0), _peer._name(54321)) == ("root", "54321")
+    assert (_peer._ids("root"), _peer._ids("54321"), _peer._ids(""), _peer._ids("no-such-user")) == (
+        [0],
+        [54321],
+        [],
+        [],
+    )
+    assert str(UntrustedPeer("words")) == "words"
+    assert Recipients.of_user("llama").expected.startswith("user llama or root")
+    assert Recipients().expected.startswith("root")
+
+
+def test_whom_a_recipient_is() -> None:
+    asked: list[int] = []
+
+    def users() -> list[int]:
+        asked.append(1)
+        return [OTHER]
+
+    recipients = Recipients(users)
+    assert recipients.strangers({0, os.geteuid()}) == set()
+    assert asked == []
+    assert recipients.strangers({OTHER}) == set()
+    assert recipients.strangers({OTHER, THIRD}) == {THIRD}
+    assert set(recipients.known) == {0, os.geteuid(), OTHER}
+
+
+def listener(address: str, family: int = socket.AF_INET) -> Connection:
+    return Connection(family, address, 1, LISTENING, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "serving"),
+    [
+        (["127.0.0.1", "0.0.0.0", "192.0.2.1", "::"], "127.0.0.1", ["127.0.0.1", "0.0.0.0"]),
+        (["192.0.2.1", "::"], "127.0.0.1", ["::"]),
+        (["::1", "::", "0.0.0.0"], "::1", ["::1", "::"]),
+        (["::ffff:127.0.0.1"], "127.0.0.1", ["::ffff:127.0.0.1"]),
+        (["0.0.0.0"], "::1", []),
+        ([], "::1", []),
+    ],
+)
+def test_who_gets_a_connection_to_an_address(there: list[str], asked: str, serving: list[str]) -> None:
+    found = _peer._serving([listener(address) for address in there], _peer._plain(asked))
+    assert [one.address for one in found] == serving

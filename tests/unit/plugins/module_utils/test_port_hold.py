@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +234,122 @@ def test_addresses_as_the_kernel_prints_them() -> None:
         found = [c for c in _port_hold.connections() if c.port == server.getsockname()[1]]
     assert [(c.family, c.address, c.established) for c in found] == [(socket.AF_INET, "127.0.0.1", False)]
     assert _port_hold._address(socket.AF_INET6, "00000000000000000000000001000000") == "::1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes sockets as another user")
+def test_a_socket_is_made_as_the_servers_user_and_this_process_stays_root() -> None:
+    """The kernel shares a port among sockets of one user alone."""
+    with listen() as server:
+        port = server.getsockname()[1]
+        own = next(c for c in _port_hold.listeners() if c.port == port)
+    theirs = replace(own, uid=65534)
+    with _port_hold._listen_as(theirs) as beside:
+        assert os.geteuid() == 0
+        (found,) = (c for c in _port_hold.listeners() if c.port == port)
+        assert (found.uid, found.address) == (65534, "127.0.0.1")
+        assert beside.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+        with pytest.raises(OSError, match="in use"):
+            _port_hold._listen_as(own)
+        assert os.geteuid() == 0
+
+
+def test_a_user_whom_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def seteuid(user: int) -> None:
+        asked.append(user)
+        if user == 65534:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(_port_hold.os, "seteuid", seteuid)
+    one = _port_hold.Connection(socket.AF_INET, "127.0.0.1", 1, 0x0A, 65534, 0)
+    with pytest.raises(HoldError, match="no socket of user 65534 can be made: Operation not permitted"):
+        _port_hold._listen_as(one)
+    assert asked == [65534, os.geteuid()]
+
+
+@pytest.mark.skipif(not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_a_socket_of_ipv6_takes_ipv4_as_the_servers_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the machine's sockets of IPv6 are for that alone (net.ipv6.bindv6only)."""
+
+    class Alone(socket.socket):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            if self.family == socket.AF_INET6:
+                self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+
+    monkeypatch.setattr(_port_hold.socket, "socket", Alone)
+    with socket.socket(socket.AF_INET6) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
+        server.bind(("::", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        (own,) = (c for c in _port_hold.listeners() if c.port == port)
+    with _port_hold._listen_as(own), socket.create_connection(("127.0.0.1", port), 60) as client:
+        assert client.getpeername()[1] == port
+
+
+def test_what_cannot_be_shared_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+
+    def listen_as(_listener: Any) -> socket.socket:
+        if made:
+            raise OSError(98, "Address already in use")
+        made.append(listen())
+        return made[0]
+
+    monkeypatch.setattr(_port_hold, "_listen_as", listen_as)
+    one = _port_hold.Connection(socket.AF_INET, "127.0.0.1", 1, 0x0A, 0, 0)
+    with pytest.raises(HoldError, match=r"it does not share its port \(Address already in use\); start it with"):
+        _port_hold._listen_beside(one)
+    assert made[0].fileno() == -1
+
+
+def test_the_files_of_a_process_that_has_ended_cannot_be_seen() -> None:
+    with pytest.raises(HoldError, match="the files of process 4194304 cannot be seen: No such file"):
+        _port_hold.listening(4194304)
+
+
+def test_a_hold_that_was_never_taken() -> None:
+    hold = PortHold()
+    assert (hold.seconds, hold.taken, hold.answered()) == (0.0, False, False)
+    hold.give()
+    assert hold.seconds == 0.0
+
+
+def test_how_long_it_was_held(hold: PortHold, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+
+    class Time:
+        monotonic = staticmethod(lambda: clock[0])
+        sleep = staticmethod(lambda seconds: None)
+
+    monkeypatch.setattr(_port_hold, "time", Time)
+    with listen():
+        for _time in range(2):
+            hold.take(1)
+            clock[0] += 2.5
+            hold.give()
+    assert hold.seconds == 5.0
+
+
+def test_the_program_of_the_kernel() -> None:
+    """Classic BPF: load the mark, compare, and return 2 for who bears it and else 1."""
+    sent: list[tuple[int, int, bytes]] = []
+
+    class Socket:
+        def setsockopt(self, level: int, option: int, value: bytes) -> None:
+            length, address = struct.unpack("HP", value)
+            sent.append((level, option, ctypes.string_at(address, 8 * length)))
+
+    one: Any = Socket()
+    _port_hold._send_all_to_the_second(one)
+    ((level, option, program),) = sent
+    assert (level, option) == (socket.SOL_SOCKET, 51)
+    assert list(struct.iter_unpack("=HBBI", program)) == [
+        (0x20, 0, 0, 0xFFFFF014),
+        (0x15, 0, 1, PROBE),
+        (0x06, 0, 0, 2),
+        (0x06, 0, 0, 1),
+    ]

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _options
 from ansible_collections.homelab.llamacpp.plugins.module_utils._preset_ini import (
     DEFAULT,
+    STATES,
     Preset,
     PresetError,
     apply,
@@ -382,3 +383,23 @@ def test_no_text_of_a_config_has_a_second_line(sign: str) -> None:
     line = text.splitlines()[-1]
     assert line.isprintable()
     assert json.loads(line.partition(" = ")[2]) == {"a": f"x{sign}y;#\x7f"}
+
+
+def test_a_long_line_is_shown_in_short() -> None:
+    for length, shown in ((60, repr("x" * 60)), (61, repr("x" * 57 + "..."))):
+        with pytest.raises(PresetError) as caught:
+            Preset("[a]\n" + "x" * length + "\n")
+        assert f"{shown} has no =" in str(caught.value)
+
+
+def test_a_comment_right_below_an_option_goes_with_its_section() -> None:
+    """And one that stands on its own stays."""
+    text = "[a]\nctx-size = 1\n; about it\n\n; on its own\n\n[c]\nctx-size = 1\n"
+    after = apply(text, {"a": None}, "deleted")
+    assert "about it" not in after
+    assert "; on its own\n" in after
+    assert Preset(after).data() == {"c": {"ctx-size": 1}}
+
+
+def test_the_states_of_the_module() -> None:
+    assert set(STATES) == {"merged", "replaced", "overridden", "deleted"}

@@ -298,3 +298,58 @@ def test_connect_refuses_half_a_login(options: dict[str, str], words: str) -> No
 def test_who_asks_and_from_where(options: dict[str, str], root: bool, here: bool) -> None:
     proxmox, _node = connect({**OPTIONS, **options}, Shell(), "/usr/bin/pvesh")
     assert (proxmox.root, proxmox.here) == (root, here)
+
+
+class Ended:
+    """Files of a node that know how tasks ended."""
+
+    def __init__(self, ended: str | None, *log: str) -> None:
+        self.ended, self.log = ended or "", list(log)
+        self.known = ended is not None
+
+    def task(self, upid: str) -> Any:
+        assert upid == UPID
+        return self if self.known else None
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def request(self, method: str, path: str, params: Any) -> Any:
+        self.asked.append(f"{method} {path}")
+        if path.endswith("/status"):
+            return {"status": "stopped", "exitstatus": "OK"}
+        if path.endswith("/log"):
+            assert params == {"limit": "1000"}
+            return [{"t": "one"}, {"n": 2}]
+        return UPID
+
+
+def test_how_a_task_ended_is_in_the_nodes_files() -> None:
+    transport = Transport()
+    files: Any = Ended("OK", "one")
+    api = Proxmox(transport, files=files)
+    assert api.call("POST", "x") == UPID
+    assert api.task_log(UPID) == ["one"]
+    assert transport.asked == ["POST x"]
+    files.ended = "command failed"
+    with pytest.raises(TaskError, match="task vzstart of 130 on pve failed: command failed") as caught:
+        api.call("POST", "x")
+    assert caught.value.log == ["one"]
+    assert len(transport.asked) == 2
+
+
+def test_a_task_that_the_files_do_not_know_is_asked_for() -> None:
+    transport = Transport()
+    files: Any = Ended(None)
+    api = Proxmox(transport, files=files)
+    api.call("POST", "x")
+    assert api.task_log(UPID) == ["one", ""]
+    assert transport.asked == ["POST x", f"GET nodes/pve/tasks/{UPID}/status", f"GET nodes/pve/tasks/{UPID}/log"]
+
+
+def test_a_read_that_answers_with_a_task_waits_for_none() -> None:
+    transport = Transport()
+    assert Proxmox(transport).call("GET", "x") == UPID
+    assert transport.asked == ["GET x"]

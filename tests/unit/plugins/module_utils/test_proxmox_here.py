@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,42 @@ def test_no_cluster_file_system_means_no_files(tmp_path: Path, monkeypatch: pyte
 def test_name_that_the_guest_has(answers: list[Any], name: str | None) -> None:
     assert Here("pve", lambda *_argv, **_keywords: answers.pop(0)).hostname(130) == name
     assert not answers
+
+
+def test_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux's own; Open vSwitch's look like any interface without a device, and count where it is loaded."""
+    for path in ("vmbr0/bridge", "vnet1/bridge", "eth0/device", "ovs1", "lo"):
+        (tmp_path / path).mkdir(parents=True)
+    monkeypatch.setattr(here, "INTERFACES", str(tmp_path))
+    isdir = os.path.isdir
+    for loaded, found in ((False, ["vmbr0", "vnet1"]), (True, ["lo", "ovs1", "vmbr0", "vnet1"])):
+        monkeypatch.setattr(
+            here.os.path, "isdir", lambda path, on=loaded: on if path == "/sys/module/openvswitch" else isdir(path)
+        )
+        assert Here.bridges() == found
+
+
+def test_where_a_machine_has_its_sockets_and_interfaces() -> None:
+    assert os.path.isdir(here.INTERFACES)
+    with open(here.SOCKETS, encoding="utf-8", errors="replace") as file:
+        assert file.readline().split()[-1] == "Path"
+
+
+def test_a_file_that_is_no_text(node: Here) -> None:
+    Path(here.PVE, "nodes/pve/lxc/130.conf").write_bytes(b"hostname: a\xffb\nodd line\n[snap-1]\ncores: 1\n")
+    found = node.guest(130)
+    assert found
+    assert {entry["key"]: entry["value"] for entry in found if entry["key"] != "digest"} == {"hostname": "a\ufffdb"}
+    assert node.snapshots(130) == [{"cores": "1", "name": "snap-1"}]
+
+
+def test_a_line_of_the_table_has_to_end_with_the_name(node: Here) -> None:
+    table = Path(here.SOCKETS)
+    table.write_text(
+        "Num Path\nx @/var/lib/lxc/130/command2\nx @/var/lib/lxc/1130/command\nx /var/lib/lxc/130/command\n"
+    )
+    assert not node.running(130)
+    table.write_bytes(b"\xff\nx @/var/lib/lxc/130/command\n")
+    assert node.running(130)
+    table.write_text("x @/var/lib/lxc/130/command")
+    assert node.running(130)

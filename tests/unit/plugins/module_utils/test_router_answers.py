@@ -336,3 +336,127 @@ def test_odd_lines_of_the_journal(line: str) -> None:
     watch.line(line, 1.0)
     watch.line("[1] llama_server: model loaded", 1.0)
     _router_watch._offload.read(["llama_server: initializing", line, "llama_server: model loaded"])
+
+
+# --- answers as they should be ----------------------------------------------------------------------------------------
+
+
+def test_a_model_as_the_router_tells_it() -> None:
+    status = {
+        "value": "loaded",
+        "failed": True,
+        "exit_code": 137,
+        "args": ["llama-server", "--port", "65535", "--alias", "a\nb"],
+        "preset": "[qwen]\nctx-size = 8\nchat-template = {{ a = b }}\n; odd\nload-on-startup = true\n",
+    }
+    (found,) = read(
+        model(
+            status=status,
+            aliases=["chat", "x"],
+            tags=["t"],
+            source="preset",
+            architecture={"input_modalities": ["text", "image"]},
+            meta={"n_ctx": 4096, "later": 1},
+        )
+    )
+    assert found == _router_answers.Model(
+        id="qwen",
+        aliases=("chat", "x"),
+        tags=("t",),
+        status="loaded",
+        failed=True,
+        exit_code=137,
+        source="preset",
+        options={"ctx-size": "8", "chat-template": "{{ a = b }}", "load-on-startup": "true"},
+        args=("llama-server", "--port", "65535", "--alias", "a\nb"),
+        port=65535,
+        modalities=("text", "image"),
+        meta={"n_ctx": 4096, "later": 1},
+    )
+    assert (found.ctx_size, found.loads_on_startup) == (4096, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "running"),
+    [("loading", True), ("loaded", True), ("sleeping", True), ("unloaded", False), ("downloading", False), ("", False)],
+)
+def test_which_models_hold_a_slot(status: str, running: bool) -> None:
+    assert read(model(status={"value": status}))[0].running is running
+
+
+@pytest.mark.parametrize(
+    ("args", "port"),
+    [
+        ([], 0),
+        (["--port"], 0),
+        (["--port", "0"], 0),
+        (["--port", "1"], 1),
+        (["--port", "65535"], 65535),
+        (["--port", "00080"], 80),
+    ],
+)
+def test_the_port_of_a_model(args: list[str], port: int) -> None:
+    assert read(model(status={"value": "loaded", "args": args}))[0].port == port
+
+
+@pytest.mark.parametrize("text", ["65536", "000080", "-1", "\u0661", "", " 1"])
+def test_what_is_no_port(text: str) -> None:
+    with pytest.raises(AnswerError, match="a port behind --port in a model's args"):
+        read(model(status={"value": "loaded", "args": ["--port", text]}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "size"),
+    [
+        ("8192", None, 8192),
+        ("8192", 0, 8192),
+        ("8192", 4096, 4096),
+        ("0", None, None),
+        ("", None, None),
+        ("9" * 18, None, int("9" * 18)),
+        ("9" * 19, None, None),
+        ("\u0661", None, None),
+    ],
+)
+def test_the_context_of_a_model(asked: str, own: int | None, size: int | None) -> None:
+    status = {"value": "loaded", "preset": f"ctx-size = {asked}\n" if asked else ""}
+    assert read(model(status=status, meta={"n_ctx": own}))[0].ctx_size == size
+
+
+@pytest.mark.parametrize("value", ["on", "enabled", "true", "1"])
+def test_which_models_load_at_the_start(value: str) -> None:
+    assert read(model(status={"value": "unloaded", "preset": f"load-on-startup = {value}"}))[0].loads_on_startup
+    assert not read(model(status={"value": "unloaded", "preset": "load-on-startup = off"}))[0].loads_on_startup
+
+
+def test_props_as_the_router_tells_them() -> None:
+    assert _router_answers.props({**PROPS, "later": 1}) == {**PROPS, "later": 1}
+    assert _router_answers.props({**PROPS, "max_instances": 0, "build_info": None}) == {
+        **PROPS,
+        "max_instances": 0,
+        "build_info": "",
+    }
+    with pytest.raises(AnswerError, match="a number from 0 as max_instances, found -1"):
+        _router_answers.props({**PROPS, "max_instances": -1})
+
+
+def test_all_fields_of_an_event() -> None:
+    files = {"f": {"done": 1, "total": 2, "later": 3}, "odd": {"done": True, "total": 2}, "none": {"done": 1}, "x": 7}
+    told = {"model": "qwen", "event": "status", "data": {"status": "loaded", "exit_code": 0, "progress": files}}
+    assert _router_answers.event(b"data: " + json.dumps(told).encode()) == {
+        "model": "qwen",
+        "event": "status",
+        "data": {"status": "loaded", "exit_code": 0, "progress": {"f": {"done": 1, "total": 2}}},
+    }
+    assert _router_answers.event(b'data: {"data": {"progress": 0.5}}') == {"model": "", "event": "", "data": {}}
+    for line in (b"", b": ping", b"event: x", b'data:{"model": "x"}'):
+        assert _router_answers.event(line) is None
+
+
+def test_values_of_an_event_of_another_kind() -> None:
+    for data in ({"status": 1}, {"exit_code": "1"}, {"exit_code": True}, {"status": "a\nb"}, []):
+        with pytest.raises(AnswerError):
+            _router_answers.event(b"data: " + json.dumps({"model": "x", "event": "y", "data": data}).encode())
+    for line in (b"data: {", b"data: [1]", b'data: {"model": 7}', b'data: {"event": 7}'):
+        with pytest.raises(AnswerError):
+            _router_answers.event(line)

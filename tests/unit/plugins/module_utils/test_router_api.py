@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.llamacpp.plugins.module_utils import _http_service
+from ansible_collections.homelab.llamacpp.plugins.module_utils import _http_service, _router_api
 from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import (
     Client,
     Refused,
@@ -344,3 +344,121 @@ def test_no_key_is_sent_with_health(server: Answering, client: Client) -> None:
     client.healthy()
     ((_method, path, _body, headers),) = server.seen
     assert (path, "Authorization" in headers) == ("/health", False)
+
+
+def test_every_request_of_the_router(server: Answering, client: Client) -> None:
+    assert client.admits()
+    client.download("own/repo:Q8_0")
+    client.remove("own/repo:Q8_0", 5)
+    client.ask_for("a b", 5)
+    assert [(method, path, json.loads(body or b"null")) for method, path, body, _headers in server.seen] == [
+        ("GET", "/v1/models", None),
+        ("POST", "/models", {"model": "own/repo:Q8_0"}),
+        ("DELETE", "/models?model=own%2Frepo%3AQ8_0", None),
+        ("GET", "/props?model=a+b&autoload=true", None),
+    ]
+    assert {headers["Accept"] for *_request, headers in server.seen} == {"application/json"}
+    kinds = [headers.get("Content-Type") for *_request, headers in server.seen]
+    assert kinds == [None, "application/json", None, None]
+
+
+def test_a_client_without_a_key_sends_none(server: Answering) -> None:
+    Client(server.url).admits()
+    assert "Authorization" not in server.seen[0][3]
+    server.says(*error(401, "Invalid API Key"))
+    with pytest.raises(Refused, match="wants an API key, no key was sent; set api_key_file"):
+        Client(server.url).models()
+    with pytest.raises(Refused, match="wants an API key, the key that was sent is none of them"):
+        Client(server.url, KEY).models()
+
+
+def parts(*texts: str) -> str:
+    return "".join(f"{text}\n\n" for text in texts)
+
+
+def test_the_parts_of_an_answer(server: Answering, client: Client) -> None:
+    server.says(parts('data: {"a": 1}', 'data: {"a": 2}', "data: [DONE]", 'data: {"a": 3}'), kind="text/event-stream")
+    assert list(client.complete("qwen", 7, 60)) == [{"a": 1}, {"a": 2}]
+    method, path, body, _headers = server.seen[0]
+    assert (method, path) == ("POST", "/v1/completions?autoload=true")
+    assert json.loads(body) == {
+        "model": "qwen",
+        "prompt": "Once upon a time",
+        "max_tokens": 7,
+        "ignore_eos": True,
+        "stream": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (parts('data: {"a": 1}'), "broke off before its end"),
+        ("", "broke off before its end"),
+        (parts('data: {"a"'), r"broke off \(a part is no JSON\)"),
+        (parts('error: {"code": 500}'), r"ended with an error: error: \{\"code\": 500\}"),
+        (parts("data: [DONE"), r"broke off \(a part is no JSON\)"),
+    ],
+)
+def test_an_answer_that_breaks_off(server: Answering, client: Client, text: str, told: str) -> None:
+    server.says(text, kind="text/event-stream")
+    with pytest.raises(RouterError, match=f"an answer of qwen {told}"):
+        list(client.complete("qwen", 7, 60))
+
+
+def test_events_end_with_their_stream(server: Answering, client: Client) -> None:
+    event = {"model": "a", "event": "status_change", "data": {"status": "loaded"}}
+    server.says(parts(": ping", f"data: {json.dumps(event)}", "event: x"), kind="text/event-stream")
+    assert list(client.events(60)) == [event]
+    assert server.seen[0][:2] == ("GET", "/models/sse")
+    server.says(parts("data: [1]"), kind="text/event-stream")
+    with pytest.raises(RouterError, match="answered GET /models/sse in another form"):
+        list(client.events(60))
+
+
+def test_listening_begins_before_the_first_event_is_read(server: Answering, client: Client) -> None:
+    server.says(*error(404, "no"))
+    with pytest.raises(Refused):
+        client.events(60)
+
+
+def test_why_nothing_waits_for_a_server_with_a_bad_certificate(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    """Waiting does not mend it; for what a server that is just starting does, it is not healthy yet."""
+    for transient in (True, False):
+
+        def unreachable(*_given: Any, now: bool = transient, **_more: Any) -> Any:
+            raise Unreachable("x", now)
+
+        monkeypatch.setattr(client, "_call", unreachable)
+        if transient:
+            assert not client.healthy()
+        else:
+            with pytest.raises(Unreachable):
+                client.healthy()
+
+
+def test_of_which_router_a_module_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text("# ours\nkey-of-the-file\n")
+    given: dict[str, Any] = {"url": "http://h:1", "validate_certs": True, "ca_path": None, "request_timeout": 7}
+    asked: list[str] = []
+    monkeypatch.setattr(_router_api.Recipients, "of_user", lambda name: asked.append(f"user {name}"))
+    monkeypatch.setattr(_router_api.Recipients, "of_unit", lambda run, unit: asked.append(f"unit {unit}"))
+    one = Client.from_params({**given, "api_key": None, "api_key_file": str(tmp_path / "keys"), "server_user": None})
+    assert (one._key, one.request_timeout, one.url) == ("key-of-the-file", 7, "http://h:1")
+    two = Client.from_params({**given, "api_key": "größe", "api_key_file": None, "server_user": "llama"}, "x.service")
+    assert two._key == "größe".encode().decode("latin-1"), "as its bytes"
+    three = Client.from_params({**given, "api_key": None, "api_key_file": None, "server_user": None}, "x.service")
+    assert three._key is None
+    assert asked == ["unit llama-router.service", "user llama", "unit x.service"]
+
+
+def test_a_key_goes_to_its_recipients_alone_and_none_to_anybody() -> None:
+    recipients: Any = object()
+
+    def asked_of(opener: Any) -> Any:
+        return next(one._recipients for one in opener.handlers if hasattr(one, "_recipients"))
+
+    with_key = Client("http://h:1", KEY, recipients=recipients)
+    assert (asked_of(with_key._opener), asked_of(with_key._keyless)) == (recipients, None)
+    without = Client("http://h:1", recipients=recipients)
+    assert (asked_of(without._opener), asked_of(without._keyless)) == (None, None)

@@ -57,3 +57,27 @@ def test_files_that_were_replaced_after_a_start(tmp_path: Path) -> None:
     assert old(299.0, "--model", "/elsewhere.gguf", "--mmproj", f"{tmp_path}/folder/mmproj.gguf")
     assert not old(299.0, "--model", f"{tmp_path}/found.gguf", "--model", f"{tmp_path}/unknown.gguf")
     assert not old(0.0, "--model", "/elsewhere/single.gguf", str(tmp_path))
+
+
+def test_a_file_of_the_very_moment_of_a_start_was_there_before(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), None)
+    store.write("m", {"identity": "", "commit": None, "files": {}, "placed": 200.0})
+    one = Process(1, 200.0, ("llama-server", "--model", f"{tmp_path}/m.gguf"))
+    assert not outdated(one, str(tmp_path))
+    assert outdated(one._replace(started=199.9), str(tmp_path))
+    assert not outdated(one._replace(started=199.9, words=("x", f"{tmp_path}more/m.gguf")), str(tmp_path))
+
+
+def test_a_process_with_an_odd_command_line() -> None:
+    """Bytes that are no text, as in a name of a file."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    argv: list[bytes] = [sys.executable.encode(), b"-c", code.encode(), b"\xff", b""]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        one = process(child.pid)
+        child.communicate()
+    assert one
+    assert one.words[-2:] == ("\ufffd", "")
+    assert one.parent == os.getpid()
+    assert (one.option("-c"), one.option("--port")) == (code, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.homelab.llamacpp.plugins.module_utils import _router_files
-from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import RouterError
+from ansible_collections.homelab.llamacpp.plugins.module_utils._router_api import Model, RouterError
 
 
 def test_digests(tmp_path: Path) -> None:
@@ -153,3 +153,57 @@ def test_the_ids_of_a_folder(tmp_path: Path) -> None:
     }
     with pytest.raises(FileNotFoundError):
         _router_files.folder_ids(str(tmp_path / "none"))
+
+
+def test_models_by_their_size(tmp_path: Path) -> None:
+    """Those that write come first; without a file that is there none is any."""
+
+    def model(name: str, *args: str, **options: str) -> Model:
+        return Model(name, (), (), "unloaded", False, None, "preset", options, args, 0, ("text",), {})
+
+    for name, size in (("big", 30), ("small", 10), ("embed", 1)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    models = [
+        model("embed", "--model", str(tmp_path / "embed"), embedding="true"),
+        model("rank", "--model", str(tmp_path / "embed"), reranking="true"),
+        model("big", "x", "--model", str(tmp_path / "big"), "--port", "1"),
+        model("small", "--model", str(tmp_path / "small")),
+        model("gone", "--model", str(tmp_path / "gone")),
+        model("cut", "--model"),
+        model("hub", "--hf-repo", "x"),
+    ]
+    found = _router_files.by_size(models)
+    assert [(one.model.id, one.size, one.writes) for one in found] == [
+        ("small", 10, True),
+        ("big", 30, True),
+        ("embed", 1, False),
+        ("rank", 1, False),
+    ]
+    assert found[0].path == str(tmp_path / "small")
+
+
+@pytest.mark.parametrize("option", ["embedding", "embeddings", "rerank", "reranking"])
+def test_what_answers_with_no_text(option: str) -> None:
+    entry = Model("a", (), (), "unloaded", False, None, "preset", {option: "true"}, (), 0, ("text",), {})
+    assert not _router_files.writes(entry)
+
+
+def test_ids_of_a_models_folder(tmp_path: Path) -> None:
+    for place in (
+        *("a.gguf", "b.txt", "mmproj-x.gguf", "x-mmproj.gguf", "mtp-a.gguf", "dspark-a.gguf", "dflash-a.gguf"),
+        *("folder/c.gguf", "empty/readme", "side/mmproj.gguf", "deep/er/d.gguf", "e.gguf.part"),
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "dir.gguf").mkdir()
+    assert _router_files.folder_ids(str(tmp_path)) == {"a", "folder"}
+
+
+def test_folders_of_records_are_made_for_everybody_to_look_into(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "pending.json"
+    _router_files.write_pending(str(path), ["a"])
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+    assert _router_files.read_pending(str(path)) == ["a"]
+    _router_files.write_pending(str(path), [])
+    _router_files.write_pending(str(path), [])
+    assert list(path.parent.iterdir()) == []

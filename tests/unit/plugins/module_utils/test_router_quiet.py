@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -92,3 +93,30 @@ def test_the_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _router_quiet.wait_until_quiet(1, 5)
     assert _router_quiet.wait_until_quiet(1, 60, lasting=_router_quiet.GRACE)
     assert 119.9 + _router_quiet.GRACE <= clock[0] < 121
+
+
+def test_no_connection_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look would be one to a model's process, which makes it look busy."""
+    closed: list[int] = []
+    real = _router_quiet.http.client.HTTPConnection
+
+    class Connection(real):  # type: ignore[misc, valid-type]
+        def close(self) -> None:
+            closed.append(self.port)
+            super().close()
+
+    monkeypatch.setattr(_router_quiet.http.client, "HTTPConnection", Connection)
+    with HTTPServer(("127.0.0.1", 0), Process) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        assert _router_quiet._ready(server.server_port)
+        assert closed[-1] == server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("error", [OSError("x"), HTTPException("x"), ValueError("x")])
+def test_any_failure_to_ask_is_not_ready(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(_router_quiet.http.client.HTTPConnection, "request", fails)
+    assert not _router_quiet._ready(1)

@@ -278,7 +278,7 @@ def shown(**changes: str) -> str:
 def test_the_unit(memory: str) -> None:
     found = unit_of(lambda _argv: (0, shown(), ""), "x.service")
     assert (found["state"], found["restarts"], found["memory_mib"]) == ("active", 3, 512)
-    assert found["since"] > 1_600_000_000
+    assert abs(found["since"] - (time.time() - time.monotonic() + 1)) <= 2, "a second after the machine's start"
     found = unit_of(lambda _argv: (0, shown(MemoryCurrent=memory, ActiveEnterTimestampMonotonic="0"), ""), "x.service")
     assert (found["since"], found["memory_mib"]) == (None, None)
     assert unit_of(lambda _argv: (127, "", ""), "x.service")["state"] == "unknown"
@@ -488,3 +488,44 @@ def test_what_nothing_waits_for_delays_nothing(wanted: str) -> None:
 @pytest.mark.parametrize("answer", [(127, "", ""), (0, "", ""), (1, "", "Failed to connect to bus")])
 def test_without_systemd_nothing_delays(answer: tuple[int, str, str]) -> None:
     assert delays_of(lambda _argv: answer) == []
+
+
+def test_what_a_look_asks_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal from the start of the unit on, in which errors and loads are looked for; and the GPUs."""
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        asked.append(list(argv))
+        if argv[0] == "journalctl":
+            return 0, "0.01.2 E srv: bad\n", ""
+        return (0, shown(), "") if argv[:2] == ["systemctl", "show"] and "NRestarts" in argv[3] else (1, "", "no")
+
+    monkeypatch.setattr(_router_report, "gpus_of", lambda run: {"gpus": ["one"], "driver": {}, "gpu_reading": {}})
+    monkeypatch.setattr(_router_report, "host_of", lambda places: {"disk": places.models})
+    monkeypatch.setattr(_router_report, "report", lambda *parts: {"parts": parts})
+    router, models, host, _plan, loads = _router_report.gather(Places(url="http://127.0.0.1:1", keys="/nowhere"), run)[
+        "parts"
+    ]
+    (journal,) = (argv for argv in asked if argv[0] == "journalctl")
+    assert journal[1:5] == ["--unit", "llama-router.service", "--since", f"@{host['unit']['since']}"]
+    assert host["unit"]["errors"] == ["srv: bad"]
+    assert (host["gpus"], host["disk"]) == (["one"], "/var/lib/llama-router/models")
+    assert (router["up"], models, loads) == (False, [], {})
+
+
+def test_the_client_of_a_report(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a-key-of-some-length\n")
+    places = Places(url="https://127.0.0.1:1", keys=str(tmp_path / "keys"), validate_certs=False)
+    client = _router_report.connect(places, 3)
+    assert (client.url, client.request_timeout, client._key) == ("https://127.0.0.1:1", 3, "a-key-of-some-length")
+    assert client._trust == (False, None)
+    assert _router_report.connect(places).request_timeout == 10
+    with pytest.raises(RouterError, match="there is no such file"):
+        _router_report.connect(Places(keys=str(tmp_path / "nowhere")))
+
+
+def test_nothing_is_known_of_a_router_that_does_not_answer() -> None:
+    found, models = _router_report.router_of("http://127.0.0.1:1", lambda: Client("http://127.0.0.1:1"))
+    assert models == []
+    assert found.keys() == {"reason", "problem", "role", "build", "limit", "autoload", "url", "up", "loaded"}
+    assert (found["up"], found["problem"], found["limit"], found["loaded"]) == (False, "unreachable", None, [])

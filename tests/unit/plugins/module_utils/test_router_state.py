@@ -307,3 +307,43 @@ def test_an_unload_that_is_refused_is_told(status: int) -> None:
     gone = Script([model("a", "loaded")], [model("a", "unloaded")], refusals=[(400, "not running")])
     router(gone).unload(["a"], 10)
     assert gone.asked == [("unload", "a")]
+
+
+def test_a_long_line_of_a_log_is_told_in_short() -> None:
+    (line,) = telling(["0.00.107.388 E " + "x" * 5000])
+    assert len(line) <= 501
+    assert telling(["0.00.107.388 E " + "x" * 400]) == ["E " + "x" * 400]
+
+
+def test_pauses_get_longer_and_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short at first, so that a quick load is seen at once, and never beyond the time."""
+    slept: list[float] = []
+    clock = [1000.0]
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return clock[0]
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            clock[0] += seconds
+
+    monkeypatch.setattr(_router_state, "time", Time)
+    pauses = _router_state._pauses(1002.0)
+    while next(pauses):
+        pass
+    assert slept[0] < 0.1
+    assert slept[:5] == sorted(slept[:5])
+    assert max(slept) <= 0.5
+    assert clock[0] == pytest.approx(1002.0)
+
+
+def test_a_model_that_loads_for_ever_is_said_to() -> None:
+    client = Script([model("a", "loading")])
+    with pytest.raises(LoadError, match="a section that names no model file stays like this for ever: unload it"):
+        router(client).load(["a"], 10)
+    client = Script([model("a", "downloading")])
+    with pytest.raises(LoadError, match=r"it is still downloading; raise timeout$"):
+        router(client).load(["a"], 10)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Sequence
 
 import pytest
@@ -62,3 +63,59 @@ def test_one_of_several_of_a_name_is_told_with_its_value() -> None:
 def test_a_machine_without_systemd() -> None:
     with pytest.raises(ProbeError, match=r"systemd-run was wanted .* found: Failed to connect to bus"):
         probe(Machine(dead=True))
+
+
+def test_what_is_started() -> None:
+    """A shell of a user who is not root, whose namespaces are told; with the directives that are asked for."""
+    asked: list[list[str]] = []
+    machine = Machine()
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        asked.append(list(argv))
+        return machine(argv)
+
+    probe(run)
+    start, own = asked
+    assert start[:6] == ["systemd-run", "--wait", "--collect", "--pipe", "--property", "User=daemon"]
+    assert start[-4:] == [
+        "--",
+        "/bin/sh",
+        "-c",
+        "readlink /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/user",
+    ]
+    assert [word for word in start[6:-4] if word != "--property"] == [directive.line for directive in DIRECTIVES]
+    assert own == ["readlink", "/proc/1/ns/mnt", "/proc/1/ns/ipc", "/proc/1/ns/uts", "/proc/1/ns/user"]
+    assert pwd.getpwnam("daemon").pw_uid != 0
+
+
+def test_one_that_refuses_only_together_with_another_is_the_later_of_the_two() -> None:
+    """Each is tried with those before it that work."""
+    first, second = DIRECTIVES[0].line, DIRECTIVES[3].line
+    machine = Machine()
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        if first in argv and second in argv:
+            return 1, "", "no\n"
+        return machine(argv)
+
+    assert list(probe(run).values()) == ["no"]
+
+
+def test_reasons() -> None:
+    machine = Machine()
+    for errors, reason in (("", "systemd-run ended with 7"), (" two\n words ", "two words"), ("x status=9/X y", "9/X")):
+
+        def run(argv: Sequence[str], said: str = errors) -> tuple[int, str, str]:
+            return (7, "", said) if DIRECTIVES[0].line in argv else machine(argv)
+
+        assert next(iter(probe(run).values())) == reason
+
+
+def test_namespaces_that_cannot_be_seen() -> None:
+    machine = Machine()
+
+    def run(argv: Sequence[str]) -> tuple[int, str, str]:
+        return (1, "", "denied\n") if argv[0] == "readlink" else machine(argv)
+
+    with pytest.raises(ProbeError, match="root's rights were wanted, to see the namespaces of /proc/1; found: denied"):
+        probe(run)

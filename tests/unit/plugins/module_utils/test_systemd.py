@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from ansible_collections.homelab.llamacpp.plugins.module_utils._names import BadName
 from ansible_collections.homelab.llamacpp.plugins.module_utils._systemd import Unit, UnitError, UnitState, runner, word
 
 SHOWN = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nNeedDaemonReload=yes\nMainPID=0\n"
@@ -96,3 +97,50 @@ def test_a_word_of_a_unit() -> None:
     assert word("a b") == '"a b"'
     assert word('50% of "$HOME"\\\n') == '"50%% of \\"$$HOME\\"\\\\\\n"'
     assert word("KEY=$1%", variables=False) == '"KEY=$1%%"'
+
+
+def test_each_verb_is_systemctls_own() -> None:
+    host = Host(*[(0, "", "")] * 4)
+    unit = Unit(host, "x.service")
+    unit.start()
+    unit.reload()
+    unit.enable(True)
+    unit.enable(False)
+    assert [" ".join(argv) for argv in host.asked] == [
+        "systemctl start x.service",
+        "systemctl reload x.service",
+        "systemctl enable --quiet x.service",
+        "systemctl disable --quiet x.service",
+    ]
+
+
+def test_what_is_asked_of_the_journal() -> None:
+    """Its text alone, without a pager and without words of its own."""
+    host = Host((0, "", ""))
+    assert Unit(host, "x.service").journal(1.5, read=7) == []
+    assert " ".join(host.asked[0]) == (
+        "journalctl --unit x.service --since @1 --lines 7 --output cat --no-pager --quiet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("active", "up"),
+    [("active", True), ("reloading", True), ("refreshing", True), ("activating", False), ("inactive", False)],
+)
+def test_a_unit_that_runs(active: str, up: bool) -> None:
+    shown = f"LoadState=loaded\nActiveState={active}\nSubState=x\nNeedDaemonReload=no\nMainPID=4711\n"
+    state = Unit(Host((0, shown, "")), "x.service").state()
+    assert (state.up, state.main_pid, state.needs_daemon_reload) == (up, 4711, False)
+    nothing = shown.replace("4711", "")
+    assert Unit(Host((0, nothing, "")), "x.service").state().main_pid == 0
+
+
+def test_what_systemctl_says_on_its_output_is_told() -> None:
+    with pytest.raises(UnitError, match=r"systemctl restart x.service failed: two words"):
+        Unit(Host((1, "two\n words\n", " ")), "x.service").restart()
+
+
+@pytest.mark.parametrize("sign", ["\r", "\0", "\x1b", "\u2028"])
+def test_a_word_that_would_end_a_line(sign: str) -> None:
+    with pytest.raises(BadName):
+        word(f"a{sign}b")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +261,104 @@ def test_refusals_are_whole_answers() -> None:
         head, _end, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.0 " + status)
         assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the server, whose metrics are of a stand-in for the library."""
+    source = Source(Places(), [])
+    monkeypatch.setattr(source, "report", lambda: {"at": 1})
+    monkeypatch.setattr(_tool_exporter, "_library", lambda found: ("registry", lambda asked: asked.encode(), "text/x"))
+    with _tool_exporter.Server("127.0.0.1", 0, source, []) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind", "text"),
+    [
+        ("/", 200, "text/html; charset=utf-8", _tool_exporter._status_page.PAGE),
+        ("/report.json", 200, "application/json", '{"at": 1}'),
+        ("/metrics", 200, "text/x", "registry"),
+        ("/health", 200, "text/plain", "ok\n"),
+        ("/else", 404, "text/plain", "There are /, /report.json, /metrics and /health.\n"),
+    ],
+)
+def test_what_is_served(served: str, path: str, status: int, kind: str, text: str) -> None:
+    try:
+        answer = urllib.request.urlopen(served + path, timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        assert (answer.status, answer.headers["Content-Type"], answer.read().decode()) == (status, kind, text)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"] == _tool_exporter._status_page.POLICY
+        assert answer.headers["Server"].strip() == "llama-router-exporter"
+
+
+@pytest.mark.parametrize(
+    ("client", "here", "allowed"),
+    [
+        ("127.0.0.9", "x", True),
+        ("::1", "x", True),
+        ("::ffff:127.0.0.1", "x", True),
+        ("192.0.2.7", "x", True),
+        ("::ffff:192.0.2.7", "x", True),
+        ("198.51.100.1", "198.51.100.1", True),
+        ("198.51.100.1", "x", False),
+        ("::ffff:198.51.100.1", "x", False),
+        ("fd00::1%eth0", "x", True),
+        ("fe80::1%eth0", "x", False),
+    ],
+)
+def test_which_clients_may_ask(client: str, here: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tool_exporter, "_library", lambda _source: (None, None, ""))
+    with _tool_exporter.Server("127.0.0.1", 0, Source(Places(), []), ["192.0.2.9/24", "fd00::/8"]) as server:
+        assert server.allows(client, here) is allowed
+
+
+def test_metrics_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter's samples end in _total, as the library wants them."""
+    source = Source(Places(), [])
+    families = [
+        _tool_exporter._exporter_metrics.Family("llamacpp_a", "gauge", "A.", [({"x": "1"}, 2.0)]),
+        _tool_exporter._exporter_metrics.Family("llamacpp_b", "counter", "B.", [({}, 3.0)]),
+    ]
+    monkeypatch.setattr(source, "metrics", lambda: iter(families))
+    registry, generate, kind = _tool_exporter._library(source)
+    lines = generate(registry).decode().splitlines()
+    assert 'llamacpp_a{x="1"} 2.0' in lines
+    assert "llamacpp_b_total 3.0" in lines
+    assert "# TYPE llamacpp_b_total counter" in lines
+    assert any(line.startswith("process_") for line in lines), "and what the exporter takes itself"
+    assert kind.startswith("text/plain")
+
+
+def test_the_program_serves_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+    hook = threading.excepthook
+
+    class Server:
+        def __init__(self, *_given: Any) -> None:
+            pass
+
+        def __enter__(self) -> Server:
+            return self
+
+        def __exit__(self, *_error: object) -> None:
+            did.append("closed")
+
+        def serve_forever(self) -> None:
+            did.append("serves")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_tool_exporter, "Server", Server)
+    monkeypatch.setattr(Source, "start", lambda self: did.append("started"))
+    try:
+        assert _tool_exporter.main([]) == 0
+        assert threading.excepthook is _tool_exporter._end
+    finally:
+        threading.excepthook = hook
+    assert did == ["started", "serves", "closed"]

@@ -118,3 +118,17 @@ def test_what_no_unit_can_be_written_from(given: dict[str, object], text: str) -
 )
 def test_the_kind_follows_from_the_devices(devices: list[str], kind: str) -> None:
     assert kind_of(devices) == kind
+
+
+def test_every_directive_is_systemds_own() -> None:
+    """By the names of systemd.exec(5) and systemd.resource-control(5), with the namespace that shows its effect."""
+    mounts = "PrivateTmp PrivateMounts PrivateDevices ProcSubset ProtectControlGroups ProtectHome ProtectKernelLogs"
+    mounts += " ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem"
+    spaces = dict.fromkeys(mounts.split(), "mnt")
+    spaces.update(PrivateIPC="ipc", PrivateUsers="user", ProtectHostname="uts")
+    plain = "UMask NoNewPrivileges CapabilityBoundingSet AmbientCapabilities KeyringMode LimitCORE LockPersonality"
+    plain += " MemoryDenyWriteExecute ProtectClock RemoveIPC RestrictAddressFamilies RestrictNamespaces"
+    plain += " RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallErrorNumber SystemCallFilter"
+    plain += " DevicePolicy"
+    assert {one.name for one in DIRECTIVES} == {*spaces, *plain.split()}
+    assert {one.name: one.space for one in DIRECTIVES if one.space} == spaces

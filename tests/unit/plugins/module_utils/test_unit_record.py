@@ -47,3 +47,14 @@ def test_notes_of_the_process_before_go(tmp_path: Path) -> None:
     start(folder, tmp_path / "missing")
     assert sorted(path.name for path in folder.iterdir()) == ["x.service.applied", "xx.service.offloaded"]
     assert _router_files.read_applied(str(folder / "x.service.applied")) == {}
+
+
+def test_the_line_of_a_unit() -> None:
+    """A shell of root's that may fail, with the unit's name; systemd puts the place of the credentials in."""
+    line = _unit_record.record(["/etc/a"])
+    script = _unit_record.script().replace("%", "%%").replace("$", "$$").replace('"', '\\"')
+    assert line == f'ExecStartPre=-+/bin/sh -c "{script}" record %n "/etc/a"'
+    with_copy = _unit_record.record(["/etc/a"], credential="/etc/router/api-keys")
+    assert with_copy.endswith('" record %n "%d/""api-keys" "/etc/router/api-keys" "/etc/a"')
+    assert "/run/homelab-llamacpp/$$1" in line
+    assert _unit_record.script() == _unit_record.script(False) != _unit_record.script(True)

@@ -87,6 +87,7 @@ def test_a_word_that_ends_the_line_is_refused(tmp_path: Path, monkeypatch: pytes
         ("[Service]\nA=b \\\n  c\\\n;comment\n# another\n d\nB=1\n", ["A=b    c  d", "B=1"]),
         ("[Service]\nA=b\\\\\nB=1\n", ["A=b\\\\", "B=1"]),
         ("[Service]\nA=b\\\\\\\nB=1\n", ["A=b\\\\ B=1"]),
+        ("[Service]\nA=b\\\n# c\\\nd\nB=1\n", ["A=b d", "B=1"]),
         ("[Service]\nA=\n[x\nno setting\n  # A=1\n\t;A=2\nB=c=d\n", ["A=", "B=c=d"]),
     ],
 )
@@ -275,3 +276,18 @@ def test_names_of_twins_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     names = {Twin(systemd, settings).unit.name for _time in range(50)}
     assert len(names) == 50
     assert all(name.startswith("llama-trial-") and name.endswith(".service") for name in names)
+
+
+def test_each_command_has_an_output_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier one said is not taken for the words of the next."""
+    systemd = Systemd(tmp_path, monkeypatch)
+    with Twin(systemd, Settings.of(systemd, "u.service")).made() as twin:
+        for words in ("first", "second"):
+            systemd.says = words
+            assert twin.to_its_end("/bin/x", 5) == Ended("1", words)
+
+
+def test_an_environment_file_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "env").write_bytes(b"LLAMA_ARG_B=\xff\n")
+    systemd = Systemd(tmp_path, monkeypatch, drop_in=f"[Service]\nEnvironmentFile={tmp_path}/env\n")
+    assert "LLAMA_ARG_B" in Settings.of(systemd, "u.service").names("LLAMA_")

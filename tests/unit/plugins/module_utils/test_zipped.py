@@ -53,3 +53,12 @@ def test_python_runs_it_alone_whatever_lies_around(tmp_path: Path) -> None:
 
 def test_its_first_line_starts_python() -> None:
     assert pack(_router_state).startswith(SHEBANG)
+
+
+def test_a_file_begins_with_its_first_line_and_is_a_whole_archive(tmp_path: Path) -> None:
+    """Isolated: neither the environment nor the folder decides what is imported."""
+    content = pack(_router_state)
+    assert content.startswith(b"#!/usr/bin/python3 -I\nPK")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

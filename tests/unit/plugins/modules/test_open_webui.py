@@ -308,6 +308,26 @@ def test_a_validation_of_many_entries_is_told_in_short(webui: WebUI, call: Call)
     assert "(422): ?: odd; a: None" in call("connection", url=URL, api_key=KEY)["msg"]
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_stands_before_it_answers(webui: WebUI, call: Call, status: int) -> None:
+    webui.about = (status, "<html>")
+    failed = call("models", order=["a"])
+    assert f"what stands before it answers {status}: Open WebUI itself does not run, or is still" in failed["msg"]
+
+
+@pytest.mark.parametrize("status", [300, 404, 500, 505])
+def test_an_answer_that_is_no_success(webui: WebUI, call: Call, status: int) -> None:
+    """Whatever it holds."""
+    webui.about = (status, webui.about[1])
+    assert f"something else answers there: GET /api/config answered {status}" in call("models", order=["a"])["msg"]
+
+
+def test_a_slash_behind_the_address(webui: WebUI, call: Call) -> None:
+    assert not call("models", webui_url=f"{webui.url}//", order=["mine"]).get("failed")
+    webui.about = (500, {})
+    assert f"Open WebUI was wanted at {webui.url}, something" in call("models", webui_url=f"{webui.url}/")["msg"]
+
+
 def test_nobody_there(call: Call) -> None:
     failed = call("models", webui_url="http://127.0.0.1:1", order=["a"])
     assert "Open WebUI was wanted at http://127.0.0.1:1, nothing listens there" in failed["msg"]
