@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import lab_of_worker  # noqa: F401 (before lab_node, which reads where the lab is)
+import lab_of_worker  # before lab_node, which reads where the lab is
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import init_plugin_loader
@@ -27,7 +27,7 @@ init_plugin_loader([os.environ["ANSIBLE_COLLECTIONS_PATH"]])
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """On the node by pvesh, with Ansible: as operators do, and seconds a run."""
-    return runner(tmp_path_factory.mktemp("lab"))
+    return runner(tmp_path_factory.mktemp(f"lab{lab_of_worker.NUMBER}"))
 
 
 @pytest.fixture

@@ -13,15 +13,10 @@ from pathlib import Path
 LAB = Path(__file__).resolve().parents[2] / "lab"
 
 
-def settle() -> None:
-    """Put the variables of this worker's lab into the environment, and bring the lab up unless it is the first one."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + 1
-    if number == 1:
-        return
-    told = subprocess.run([str(LAB / "nth"), str(number), "env", "-0"], check=True, capture_output=True, text=True)
+NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + 1
+
+if NUMBER > 1:
+    told = subprocess.run([str(LAB / "nth"), str(NUMBER), "env", "-0"], check=True, capture_output=True, text=True)
     pairs = (line.partition("=") for line in told.stdout.split("\0"))
     os.environ.update({name: value for name, _is, value in pairs if name.startswith("HOMELAB_LAB_")})
     subprocess.run([str(LAB / "lab"), "up"], check=True)
-
-
-settle()
