@@ -365,7 +365,7 @@ def isolate() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sample", type=int, default=15, help="mutants of an engine")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--own", action="store_true", help="only run each engine's own test file, which is fast")

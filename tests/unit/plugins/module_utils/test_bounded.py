@@ -86,7 +86,8 @@ def test_a_command_that_cannot_be_killed_is_left_behind_and_not_started_again(
     assert status == _bounded.LEFT_BEHIND
     assert "nor by SIGKILL" in errors
     assert unkillable == [signal.SIGTERM, signal.SIGKILL]
-    (left,) = _bounded._left.values()
+    assert len(_bounded._left) == 1
+    left = next(iter(_bounded._left.values()))
     assert left.stdout is not None
     assert left.stderr is not None
     assert (left.stdout.closed, left.stderr.closed) == (True, True), "its pipes would stay open for as long as it hangs"

@@ -117,9 +117,9 @@ TREE = f"{BASE}/tree/{COMMIT}?recursive=true"
 SUM = "ab" * 32
 
 
-def entry(path: str, size: Any = 7, /, **lfs: Any) -> dict[str, Any]:
+def entry(path: str, total: Any = 7, /, **lfs: Any) -> dict[str, Any]:
     """One of a tree. Large files are in LFS; small ones, as in every real repository, are not."""
-    return {"type": "file", "oid": "0" * 40, "size": size, "path": path} | ({"lfs": lfs} if lfs else {})
+    return {"type": "file", "oid": "0" * 40, "size": total, "path": path} | ({"lfs": lfs} if lfs else {})
 
 
 class Hub:
