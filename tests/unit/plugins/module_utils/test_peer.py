@@ -335,9 +335,8 @@ def test_users_that_a_namespace_has_no_number_for(
 
 @pytest.mark.parametrize("error", [OSError("x"), ValueError("x"), IndexError("x")])
 def test_an_odd_table_sends_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Iterator[Any]:
+    def broken() -> None:
         raise error
-        yield
 
     monkeypatch.setattr(_peer._port_hold, "listeners", broken)
     with pytest.raises(UntrustedPeer, match="the key is not sent: expected the kernel's table of TCP sockets"):

@@ -344,7 +344,7 @@ def test_the_program_serves_until_it_is_interrupted(monkeypatch: pytest.MonkeyPa
         def __init__(self, *_given: Any) -> None:
             pass
 
-        def __enter__(self) -> Server:
+        def __enter__(self) -> Any:
             return self
 
         def __exit__(self, *_error: object) -> None:
