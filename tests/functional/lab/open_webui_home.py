@@ -156,8 +156,7 @@ class Home(Plays):
             proxmox_lxc_disk_gib=16,
             proxmox_lxc_memory_mib=3072,
             open_webui_offline=True,
-            open_webui_torch="",
-            **chat,
+            **{"open_webui_torch": "", **chat},
         )
         self.write_inventory(llama_routers={"hosts": routers}, open_webuis={"hosts": {"chat": webui}})
 
