@@ -95,8 +95,11 @@ def test_without_a_quant(server: Server, there: dict[str, Any], call: Call) -> N
         (f"{TINY}:Q2_K", f"no GGUF files found in repository {TINY}"),
     ],
 )
-def test_what_the_hub_has_not(server: Server, there: dict[str, Any], call: Call, name: str, said: str) -> None:
+def test_what_the_hub_has_not(
+    server: Server, there: dict[str, Any], call: Call, hub: Hub, name: str, said: str
+) -> None:
     """The router answers 200 and tells the download as finished."""
+    hub.latency = 0.5
     done = call("router_model", name=[name], state="present", **there)
     assert f"{name} was wanted in the router's cache, its download ended without a model" in done["msg"]
     assert said in done["msg"]
@@ -105,10 +108,11 @@ def test_what_the_hub_has_not(server: Server, there: dict[str, Any], call: Call,
 
 def test_a_storage_that_does_not_answer(server: Server, there: dict[str, Any], call: Call, hub: Hub) -> None:
     hub.faults.broken = 1000
+    hub.latency = 0.5  # or it has ended before its process is seen, whose lines say why
     done = call("router_model", name=[QUANT], state="present", **there)
     assert "its download ended without a model (" in done["msg"]
     assert "status code: 503" in done["msg"]
-    hub.faults.broken = 0
+    hub.faults.broken, hub.latency = 0, 0
     assert call("router_model", name=[QUANT], state="present", **there)["changed"]
 
 
