@@ -63,8 +63,8 @@ def put_file(path: str, content: bytes, mode: int, check_mode: bool) -> Change |
 
 
 def put_folder(path: str, mode: int, check_mode: bool) -> Change | None:
-    """The same for a directory. Those above it are created; a link in its place is followed."""
-    path = os.path.realpath(path)
+    """The same for a directory. Those above it are created; a trusted user's link in its place is followed."""
+    path = _place(path)
     owner = (os.geteuid(), os.getegid())
     after = State(None, _attributes(owner, mode))
     try:
@@ -97,6 +97,18 @@ def remove_files(paths: list[str], check_mode: bool) -> Iterator[Change]:
             with _files.folder_of(path) as (folder, name):
                 os.unlink(name, dir_fd=folder)
         yield change
+
+
+def _place(path: str) -> str:
+    """Where a path leads. Raises UntrustedPath where another user can change that."""
+    path = os.path.abspath(path)
+    above = os.path.dirname(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    _files.check_folder(above)
+    if os.path.islink(path) and (owner := os.lstat(path).st_uid) not in (0, os.geteuid()):
+        raise _files.UntrustedPath(path, f"is a link of the user {owner}", owner)
+    return os.path.realpath(path)
 
 
 def _state_of_file(path: str) -> State:

@@ -103,3 +103,22 @@ def test_a_link_to_a_directory_stays(tmp_path: Path) -> None:
     assert put_folder(str(tmp_path / "link"), 0o755, check_mode=False) is not None
     assert (tmp_path / "link").is_symlink()
     assert mode(real) == 0o755
+
+
+@needs_root
+@pytest.mark.parametrize("planted", ["in a directory of another user", "in a directory for all"])
+def test_a_link_of_another_user_is_not_followed(tmp_path: Path, planted: str) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    link = theirs / "link"
+    link.symlink_to(victim)
+    os.lchown(link, 65534, 65534)
+    if planted == "in a directory for all":
+        theirs.chmod(0o1777)
+    else:
+        os.chown(theirs, 65534, 65534)
+    with pytest.raises(UntrustedPath):
+        put_folder(str(link), 0o755, check_mode=False)
+    assert mode(victim) == 0o700
