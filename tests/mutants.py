@@ -377,7 +377,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no such engine in {ENGINES}: {', '.join(unknown)}")
     isolate()
-    # What every test needs is imported once; the collection itself in each process anew.
+    # For the processes that are forked from here: imported once, and not used here. The collection is imported in each.
     import ansible.module_utils.basic  # noqa: F401
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
